@@ -1,0 +1,33 @@
+"""Threads set on purpose: more threads than free cores make BLAS and torch many times slower."""
+
+from __future__ import annotations
+
+import os
+
+__all__ = ["set_threads", "usable_cores"]
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on (affinity and cgroup quota respected)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = open("/sys/fs/cgroup/cpu.max", encoding="ascii").read().split()
+        if quota != "max":
+            cores = min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def set_threads(n: int | None = None) -> int:
+    """Give BLAS, OpenMP and torch `n` threads each (default: the usable cores) and return `n`.
+
+    The command line calls this once at its start; a notebook may.
+    """
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    count = n or usable_cores()
+    threadpool_limits(limits=count)
+    torch.set_num_threads(count)
+    return count
