@@ -1,0 +1,1 @@
+"""From responses to latents: estimators that are fitted on training trials only."""

@@ -1,0 +1,1 @@
+"""How well latents and pictures were decoded, always beside predictors that never saw the brain."""
