@@ -23,7 +23,8 @@ def frame_times(n_volumes: int, t_r: float, slice_time_ref: float = 0.0) -> Floa
         raise UserError(f"the repetition time must be a positive number of seconds, got {t_r}: check the sidecar")
     if not 0 <= slice_time_ref <= 1:
         raise UserError(f"slice_time_ref is a part of the repetition time between 0 and 1, got {slice_time_ref}")
-    return (np.arange(n_volumes) + slice_time_ref) * t_r
+    times: FloatArray = (np.arange(n_volumes, dtype=np.float64) + slice_time_ref) * t_r
+    return times
 
 
 def trial_regressors(onsets: ArrayLike, durations: ArrayLike, times: ArrayLike) -> FloatArray:
@@ -70,13 +71,15 @@ def trial_regressors(onsets: ArrayLike, durations: ArrayLike, times: ArrayLike) 
 
     def response_at(step: NDArray[np.intp]) -> FloatArray:
         def summed(edge: NDArray[np.intp]) -> FloatArray:
-            return running[np.clip(step[:, None] - edge[None, :] + 1, 0, running.size - 1)]
+            values: FloatArray = running[np.clip(step[:, None] - edge[None, :] + 1, 0, running.size - 1)]
+            return values
 
         return summed(on) - summed(off)
 
     below = np.clip(np.searchsorted(grid, at, side="right") - 1, 0, n_steps - 2)
     part = ((at - grid[below]) / (grid[below + 1] - grid[below]))[:, None]
-    return (1 - part) * response_at(below) + part * response_at(below + 1)
+    regressors: FloatArray = (1 - part) * response_at(below) + part * response_at(below + 1)
+    return regressors
 
 
 def _check_events(start: FloatArray, length: FloatArray, at: FloatArray, t_r: float) -> None:
@@ -99,7 +102,7 @@ def _check_events(start: FloatArray, length: FloatArray, at: FloatArray, t_r: fl
 
 
 def cosine_drift(times: ArrayLike, high_pass: float) -> FloatArray:
-    """Return discrete cosines up to the cut-off, ``sqrt(2/n) cos(pi (k + 1/2) j / n)``, j = 1..floor(2 n high_pass t_r).
+    """Return slow cosines: ``sqrt(2/n) cos(pi (k + 1/2) j / n)``, j = 1..floor(2 n high_pass t_r).
 
     Parameters
     ----------
@@ -119,7 +122,8 @@ def cosine_drift(times: ArrayLike, high_pass: float) -> FloatArray:
     step = (at[-1] - at[0]) / (n - 1)
     order = min(n - 1, int(np.floor(2 * n * high_pass * step)))
     k = np.arange(n)[:, None]
-    return np.sqrt(2.0 / n) * np.cos(np.pi / n * (k + 0.5) * np.arange(1, order + 1)[None, :])
+    drift: FloatArray = np.sqrt(2.0 / n) * np.cos(np.pi / n * (k + 0.5) * np.arange(1, order + 1)[None, :])
+    return drift
 
 
 def nuisance_matrix(times: ArrayLike, high_pass: float = 0.01, confounds: ArrayLike | None = None) -> FloatArray:

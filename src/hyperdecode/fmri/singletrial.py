@@ -166,7 +166,8 @@ def z_from_t(t: ArrayLike, dof: float) -> FloatArray:
     """
     values = np.asarray(t, dtype=np.float64)
     tail = np.maximum(special.stdtr(dof, -np.abs(values)), SMALLEST_P)
-    return np.sign(values) * -special.ndtri(tail)
+    z: FloatArray = np.sign(values) * -special.ndtri(tail)
+    return z
 
 
 class _Separate:
