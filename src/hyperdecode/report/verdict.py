@@ -1,0 +1,117 @@
+"""The plain sentence that opens the report, computed from the score table and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hyperdecode.errors import UserError
+from hyperdecode.evaluation.summary import PRIMARY_METRIC
+from hyperdecode.report.words import BLIND_WORDS, metric_label, score_text
+
+__all__ = ["SIGNIFICANCE", "Verdict", "subject_verdict", "verdict"]
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a score table says.
+
+    Attributes
+    ----------
+    decoded : bool
+        Whether the primary metric beats every blind predictor and its pairing test has p < 0.05.
+    sentence : str
+        The finding in words.
+    details : tuple of str
+        The finding for each subject, when the verdict is on a study.
+    caveats : tuple of str
+        Metrics in which a blind predictor does as well or better, in words.
+    """
+
+    decoded: bool
+    sentence: str
+    details: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+def subject_verdict(label: str, table: pd.DataFrame) -> Verdict:
+    """Judge one subject by 2-way identification of latents, the metric chosen beforehand.
+
+    Parameters
+    ----------
+    label : str
+        The subject, as it stands in the sentence.
+    table : pandas.DataFrame
+        Columns of `hyperdecode.evaluation.summary.TABLE_COLUMNS`.
+
+    Returns
+    -------
+    Verdict
+        ``decoded`` only when p < 0.05 *and* the score exceeds the best blind predictor's.
+
+    Raises
+    ------
+    UserError
+        When the table has no row of the primary metric, or its p-value is missing.
+    """
+    rows = table[table["metric"] == PRIMARY_METRIC]
+    if len(rows) != 1 or math.isnan(float(rows.iloc[0]["p_value"])):
+        raise UserError(f"{label}: the score table needs one tested row {PRIMARY_METRIC!r}, got {len(rows)} such rows")
+    row = rows.iloc[0]
+    score, blind, p = float(row["decoder"]), float(row["best_blind_score"]), float(row["p_value"])
+    beats, significant = score > blind, p < SIGNIFICANCE
+    evidence = (
+        f"the right one of two faces in {score:.1%} of comparisons "
+        f"(chance 50%, best blind predictor {blind:.1%}, p = {p:.2g})"
+    )
+    if beats and significant:
+        sentence = f"{label}: {evidence}."
+    elif significant:
+        sentence = f"{label}: nothing was decoded, a predictor that never saw the brain does as well; {evidence}."
+    else:
+        sentence = f"{label}: nothing was decoded, the pairing test does not reach p < {SIGNIFICANCE}; {evidence}."
+    return Verdict(beats and significant, sentence, caveats=_caveats(label, table))
+
+
+def verdict(tables: Mapping[str, pd.DataFrame]) -> Verdict:
+    """Judge a study.
+
+    Parameters
+    ----------
+    tables : mapping of str to pandas.DataFrame
+        Score table of each subject.
+
+    Returns
+    -------
+    Verdict
+        "Nothing was decoded." when no subject passes; ``decoded`` when every subject passes.
+    """
+    if not tables:
+        raise UserError("a report needs at least one subject, got none")
+    each = [subject_verdict(label, table) for label, table in tables.items()]
+    passed = sum(v.decoded for v in each)
+    if passed == 0:
+        opening = "Nothing was decoded."
+    elif passed == len(each):
+        who = {1: "the one subject", 2: "both subjects"}.get(passed, f"all {passed} subjects")
+        opening = f"What was seen was decoded from the responses of {who}."
+    else:
+        opening = f"What was seen was decoded in {passed} of {len(each)} subjects only."
+    details = tuple(v.sentence for v in each)
+    return Verdict(passed == len(each), opening, details, tuple(c for v in each for c in v.caveats))
+
+
+def _caveats(label: str, table: pd.DataFrame) -> tuple[str, ...]:
+    lost = table[~(table["decoder"] > table["best_blind_score"])]
+    return tuple(_caveat(label, row) for _, row in lost.iterrows())
+
+
+def _caveat(label: str, row: pd.Series) -> str:
+    metric, blind = str(row["metric"]), BLIND_WORDS[str(row["best_blind"])]
+    best, own = score_text(metric, float(row["best_blind_score"])), score_text(metric, float(row["decoder"]))
+    return f'{label}: by {metric_label(metric)} the blind predictor "{blind}" scores {best}, the decoder {own}.'
