@@ -195,7 +195,7 @@ def test_real_evaluations_render(data):
     scores = scores.joined(evaluate_pictures(data.stimuli, data.stimuli, n_permutations=99))
     subjects = [replace(s, table=scores.table, per_face=scores.per_face, mask_png=None) for s in data.subjects]
     text = render_report(replace(data, subjects=subjects, seed=None, notes=()))
-    assert "SSIM, paper" in text
+    assert "SSIM (paper)" in text
     assert "100.0%" in text
     assert "nan" not in text.lower().replace("nan voxels", "")
 

@@ -21,13 +21,11 @@ from hyperdecode.evaluation.blind import BLIND_PREDICTORS
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
 from hyperdecode.files import write_text
 from hyperdecode.report.verdict import subject_verdict, verdict
-from hyperdecode.report.words import BLIND_WORDS, METRICS, metric_label, score_text
+from hyperdecode.report.words import BLIND_WORDS, FACE_METRICS, METRICS, score_text
 
 __all__ = ["ReportData", "SubjectReport", "render_report", "write_report"]
 
 Pictures = NDArray[np.uint8]
-
-FACE_METRICS = ("identification", "cosine", "ssim_hyper-paper")
 
 
 @dataclass(frozen=True)
@@ -244,7 +242,7 @@ def _face_views(data: ReportData, size: int) -> list[dict[str, object]]:
                 {
                     "label": subject.label,
                     "uri": _jpeg_uri(subject.reconstructions[i], size),
-                    "scores": [(metric_label(m), score_text(m, float(subject.per_face[m].iloc[i]))) for m in shown],
+                    "scores": [(FACE_METRICS[m], score_text(m, float(subject.per_face[m].iloc[i]))) for m in shown],
                 }
                 for subject in data.subjects
             ],

@@ -114,4 +114,4 @@ def _caveats(label: str, table: pd.DataFrame) -> tuple[str, ...]:
 def _caveat(label: str, row: pd.Series) -> str:
     metric, blind = str(row["metric"]), BLIND_WORDS[str(row["best_blind"])]
     best, own = score_text(metric, float(row["best_blind_score"])), score_text(metric, float(row["decoder"]))
-    return f'{label}: by {metric_label(metric)} the blind predictor "{blind}" scores {best}, the decoder {own}.'
+    return f'{label}, {metric_label(metric)}: the blind predictor "{blind}" scores {best}, the decoder {own}.'

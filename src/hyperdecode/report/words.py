@@ -6,19 +6,22 @@ import math
 
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
 
-__all__ = ["BLIND_WORDS", "METRICS", "metric_label", "score_text"]
+__all__ = ["BLIND_WORDS", "FACE_METRICS", "METRICS", "metric_label", "score_text"]
 
 METRICS: dict[str, tuple[str, str]] = {
     "identification": ("2-way identification", "how often a decoded latent is closer to its own face than to another"),
     "cosine": ("Cosine", "angle between decoded and true latent, seen from the training mean"),
     "r_squared": ("R²", "share of the squared distance from the training mean that is explained"),
     "lsim": ("Latent similarity", "1 / (1 + mean squared error) on the generator's own scale"),
-    "lsim_raw": ("Latent similarity, raw", "1 / (1 + mean squared error) of the latents as they are"),
-    "ssim_hyper-paper": ("SSIM, paper", "224 px, Gaussian filter, then structural similarity"),
-    "ssim_hyper-code": ("SSIM, code", "structural similarity of the full-size pictures in colour"),
+    "lsim_raw": ("Latent similarity (raw)", "1 / (1 + mean squared error) of the latents as they are"),
+    "ssim_hyper-paper": ("SSIM (paper)", "224 px, Gaussian filter, then structural similarity"),
+    "ssim_hyper-code": ("SSIM (code)", "structural similarity of the full-size pictures in colour"),
     "pixcorr": ("Pixel correlation", "Pearson r over pixels at 224 px"),
 }
 """Metric of `hyperdecode.evaluation.summary` -> (label, meaning)."""
+
+FACE_METRICS: dict[str, str] = {"identification": "2-way", "cosine": "Cosine", "ssim_hyper-paper": "SSIM"}
+"""Metrics that stand below each face, with labels short enough for a phone."""
 
 BLIND_WORDS: dict[str, str] = {
     "mean": "training mean",
