@@ -85,7 +85,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
     References
     ----------
     .. [1] Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant (2022), Feature-space selection with banded ridge
-       regression, NeuroImage 264, section 2.2 (kernel ridge, cross-validation by eigendecomposition).
+       regression, NeuroImage 264:119728 (kernel ridge and its cross-validation).
     """
 
     def __init__(

@@ -237,7 +237,7 @@ def _face_views(data: ReportData, size: int) -> list[dict[str, object]]:
         {
             "name": name,
             "stimulus": _jpeg_uri(data.stimuli[i], size),
-            "means": {m: float(np.mean([s.per_face[m].iloc[i] for s in data.subjects])) for m in sort_by},
+            "means": {m: _mean_or_none([float(s.per_face[m].iloc[i]) for s in data.subjects]) for m in sort_by},
             "decoded": [
                 {
                     "label": subject.label,
@@ -249,6 +249,12 @@ def _face_views(data: ReportData, size: int) -> list[dict[str, object]]:
         }
         for i, name in enumerate(data.stimulus_names)
     ]
+
+
+def _mean_or_none(scores: list[float]) -> float | None:
+    """Mean of the scores; None, which JSON has a word for, when one is NaN."""
+    mean = float(np.mean(scores))
+    return None if math.isnan(mean) else mean
 
 
 def _jpeg_uri(picture: Pictures, size: int) -> str:
