@@ -50,12 +50,14 @@ def draw_registration(path: Path, mean: NDArray[np.floating], template: Any, aff
 
     figure = Figure(figsize=(13, 6.4))
     image = nib.Nifti1Image(np.nan_to_num(mean).astype(np.float32), np.asarray(affine))
+    top = float(np.percentile(np.nan_to_num(mean), 99.5))
     for k, (mode, cuts) in enumerate((("z", SLICES), ("x", (-45, -30, -15, 0, 15, 30, 45)))):
         display = plotting.plot_anat(
-            image, display_mode=mode, cut_coords=cuts, figure=figure, axes=(0, 0.5 - 0.5 * k, 1, 0.48),
+            image, display_mode=mode, cut_coords=cuts, figure=figure, axes=(0, 0.5 - 0.5 * k, 1, 0.48), vmax=top,
             title=title if k == 0 else None, colorbar=False,
         )  # fmt: skip
-        display.add_contours(template, levels=[0.35 * float(np.max(template.dataobj))], colors="r", linewidths=0.7)
+        levels = [part * float(np.max(template.dataobj)) for part in (0.3, 0.75)]
+        display.add_contours(template, levels=levels, colors="r", linewidths=0.6)
     _save(figure, path)
 
 
