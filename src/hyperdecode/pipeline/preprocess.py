@@ -141,6 +141,7 @@ class _Run:
         loaded = load_run(self.run)
         wanted = parse_contrast(contrast, list(loaded.events["trial_type"]))
         self.say("read", 1, 1)
+        self.target.prepare()
         space = f"{self.run.stem}_space-{TEMPLATE_SPACE}_res-{voxel_size}"
         assert self.run.t1w is not None
         inputs = {

@@ -27,25 +27,29 @@ class Derivatives:
     Parameters
     ----------
     root : path-like
-        Made when missing.
+        Made by `prepare` when missing.
     source : path-like
         The raw data set.
-
-    Raises
-    ------
-    UserError
-        When the folder cannot be written to, or is a data set that this package did not write.
     """
 
     def __init__(self, root: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+        self.root, self.source = Path(root), Path(source)
+
+    def prepare(self) -> None:
+        """Make the folder and its description, before the first output.
+
+        Raises
+        ------
+        UserError
+            When the folder cannot be written to, or is a data set that this package did not write.
+        """
         marker = self.root / MARKER
         if marker.exists() and not _ours(marker):
             raise UserError(f"{self.root} is another data set, not this package's output: give another folder as OUT")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
-                write_json(marker, _description(Path(source)))
+                write_json(marker, _description(self.source))
             elif not os.access(self.root, os.W_OK):
                 raise PermissionError
         except OSError as error:

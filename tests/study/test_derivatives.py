@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hyperdecode.errors import UserError
+from hyperdecode.study.derivatives import Derivatives, write_json
+
+
+@pytest.fixture
+def target(tmp_path):
+    (tmp_path / "raw").mkdir()
+    write_json(tmp_path / "raw" / "dataset_description.json", {"Name": "faces"})
+    return Derivatives(tmp_path / "out", tmp_path / "raw")
+
+
+def test_description(target):
+    target.prepare()
+    content = json.loads((target.root / "dataset_description.json").read_text())
+    assert content["DatasetType"] == "derivative" and content["GeneratedBy"][0]["Name"] == "hyperdecode"
+    assert "faces" in content["Name"]
+    target.prepare()
+
+
+def test_folders_that_cannot_be_used(target, tmp_path):
+    with pytest.raises(UserError, match="another data set"):
+        Derivatives(tmp_path / "raw", tmp_path / "raw").prepare()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give OUT, a folder you may write to"):
+        Derivatives(tmp_path / "file" / "out", tmp_path / "raw").prepare()
+
+
+def test_records_say_what_is_up_to_date(target, tmp_path):
+    record, output = tmp_path / "record.json", tmp_path / "map.nii.gz"
+    settings = {"hash": "abc", "method": "lss", "weights": {"face": 1.0}}
+
+    def stands(settings=settings, force=False):
+        return target.up_to_date(record, settings, [output], force)
+
+    assert not stands()
+    output.write_text("someone else's")
+    with pytest.raises(UserError, match="no record says how"):
+        stands()
+    write_json(record, {"complete": False, "settings": settings})
+    assert not stands()
+    write_json(record, {"complete": True, "settings": settings})
+    assert stands() and not stands(force=True)
+    with pytest.raises(UserError, match="other method: use --force"):
+        stands(settings | {"method": "lsa"})
+    assert not stands(settings | {"method": "lsa"}, force=True)
+    output.unlink()
+    assert not stands()
