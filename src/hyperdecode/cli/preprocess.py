@@ -17,17 +17,17 @@ PEAKS_SHOWN = 10
 
 def preprocess(
     bids_dir: Annotated[Path, typer.Argument(help="Folder of a raw BIDS data set, with a T1w for each subject.")],
-    out: Annotated[
-        Path | None,
-        typer.Argument(help="Where to write. Default: BIDS_DIR/derivatives/hyperdecode."),
-    ] = None,
     contrast: Annotated[
         str,
         typer.Option(
             help="Conditions to compare, as 'A > B', 'A + B > C' or 'A > other'. Names are those in the events' "
             "trial_type; other means all that are not on the left."
         ),
-    ] = "face > other",
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="Where to write. Default: BIDS_DIR/derivatives/hyperdecode."),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -70,14 +70,15 @@ def preprocess(
             progress=show,
         )
     for run in runs:
-        table = Table(title=f"{run.stem}: strongest peaks of {contrast}", title_justify="left")
+        console.print(f"{run.stem}: strongest peaks of {contrast}", highlight=False)
+        table = Table()
         for heading in ("x", "y", "z (MNI mm)", "z value"):
             table.add_column(heading, justify="right")
         for row in run.peaks.head(PEAKS_SHOWN).itertuples():
             table.add_row(f"{row.x:.0f}", f"{row.y:.0f}", f"{row.z:.0f}", f"{row.stat:.2f}")
         console.print(table)
         for note in run.notes:
-            console.print(f"  {note}")
+            console.print(f"  {note}", soft_wrap=True, highlight=False)
         if not run.redone:
             console.print("  Everything was up to date; nothing was done again.")
         for name in ("single_trial", "mask", "contrast", "contrast_figure", "registration_figure"):

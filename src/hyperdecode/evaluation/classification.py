@@ -200,7 +200,7 @@ class _Fold:
         relative = back[names]
         key = tuple(int(v) for f in others for v in relative[f])
         if key not in self._fitted:
-            model = LinearSVC(C=1.0, random_state=self.seed)
+            model = LinearSVC(C=1.0, max_iter=50_000, random_state=self.seed)
             model.fit(self.train, relative[self.train_fold, self.train_label])
             self._fitted[key] = np.asarray(model.predict(self.test), dtype=np.intp)
         table = np.zeros((self.n_categories, self.n_categories), dtype=np.int64)

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from hyperdecode.errors import UserError
 
-__all__ = ["TEMPLATE_SPACE", "Normalisation", "Template", "mni_template", "normalise"]
+__all__ = ["TEMPLATE_SPACE", "Anatomy", "Normalisation", "Template", "mni_template", "normalise", "register_anatomy"]
 
 FloatArray = NDArray[np.float64]
 
@@ -51,6 +51,27 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Anatomy:
+    """A subject's T1w, brain only, and the way to it from the template.
+
+    Attributes
+    ----------
+    brain : ndarray of float32, shape (x, y, z)
+        T1w at about 1.5 mm, 0 outside the brain.
+    affine : ndarray, shape (4, 4)
+        Voxel to T1w mm.
+    t1_from_template, warp, warp_affine : ndarray
+        As in `Normalisation`.
+    """
+
+    brain: NDArray[np.float32]
+    affine: FloatArray
+    t1_from_template: FloatArray
+    warp: NDArray[np.float32]
+    warp_affine: FloatArray
+
+
+@dataclass(frozen=True)
 class Normalisation:
     """How to get from a template point to the T1w and to the mean functional.
 
@@ -64,15 +85,12 @@ class Normalisation:
         Displacement in mm at each voxel of the registration grid, added to a template point before the affine.
     warp_affine : ndarray, shape (4, 4)
         Voxel of the registration grid to template mm.
-    brain_in_t1 : ndarray of bool, shape of the T1w
-        Brain mask used for the registration, on the T1w's grid.
     """
 
     epi_from_t1: FloatArray
     t1_from_template: FloatArray
     warp: NDArray[np.float32]
     warp_affine: FloatArray
-    brain_in_t1: NDArray[np.bool_]
 
     def to_t1(self, points: ArrayLike) -> FloatArray:
         """Return T1w points for template `points`, both (n, 3) in mm."""
@@ -115,32 +133,29 @@ def mni_template(voxel_size: int = 2) -> Template:
     return Template(values, inside, np.asarray(brain.affine, dtype=np.float64))
 
 
-def normalise(mean_epi: Any, t1w: Any, template: Template | None = None) -> Normalisation:
-    """Register the mean functional to the T1w and the T1w to a template.
+def register_anatomy(t1w: Any, template: Template | None = None) -> Anatomy:
+    """Register the template to a T1w; done once for all runs of a subject.
 
     1. Template to T1w, affine, mutual information inside the template's brain, from the centre of the upper
        170 mm of the head (so a neck in the picture does no harm).
     2. Brain of the T1w: the template's brain carried there, without CSF and with small bridges opened.
-    3. Mean functional to T1w, rigid, both brain only: first mutual information everywhere, which catches the
-       outline from any starting position, then inside the functional's brain mask, so that a field of view that
-       cuts the brain does not pull.
-    4. Template to that brain, affine again, then symmetric diffeomorphic (SyN) with local cross-correlation.
+    3. Template to that brain, affine again, then symmetric diffeomorphic (SyN) with local cross-correlation.
 
     Parameters
     ----------
-    mean_epi, t1w : nibabel spatial images, 3D
-        Mean of the realigned run, and the T1w of the same subject (skull on; may be defaced).
+    t1w : nibabel spatial image, 3D
+        Skull on; may be defaced.
     template : Template, optional
         Default: `mni_template(2)`.
 
     Returns
     -------
-    Normalisation
+    Anatomy
 
     Raises
     ------
     UserError
-        When dipy is missing, or an image is not 3D or is empty.
+        When dipy is missing, or the image is not 3D or is empty.
 
     References
     ----------
@@ -149,32 +164,50 @@ def normalise(mean_epi: Any, t1w: Any, template: Template | None = None) -> Norm
     """
     _require_dipy()
     fixed = template or mni_template(2)
-    t1, t1_affine = _volume(t1w, "the T1w")
-    epi, epi_affine = _volume(mean_epi, "the mean functional")
-    t1, t1_affine = _downsample(t1, t1_affine, 1.5)
-    epi_mask = _epi_mask(epi, epi_affine)
-
-    head = _head_centre(t1, t1_affine)
-    start = _shift(head - apply_affine(fixed.affine, [ndimage.center_of_mass(fixed.mask)])[0])
+    t1, affine = _downsample(*_volume(t1w, "the T1w"), 1.5)
+    start = _shift(_head_centre(t1, affine) - apply_affine(fixed.affine, [ndimage.center_of_mass(fixed.mask)])[0])
     around = ndimage.binary_dilation(fixed.mask, iterations=2)
-    t1_from_template = _affine(fixed.brain, fixed.affine, t1, t1_affine, start, around, ("rigid", "affine"))
-    carried = _carry(fixed.mask, fixed.affine, _inverse(t1_from_template), t1.shape, t1_affine)
-    brain = _brain(t1, carried)
-
+    t1_from_template = _affine(fixed.brain, fixed.affine, t1, affine, start, around, ("rigid", "affine"))
+    brain = _brain(t1, _carry(fixed.mask, fixed.affine, _inverse(t1_from_template), t1.shape, affine))
     stripped = np.where(brain, np.minimum(t1, np.percentile(t1[brain], 99)), 0).astype(np.float32)
-    masked = np.where(epi_mask, np.minimum(epi, np.percentile(epi[epi_mask], 99)), 0).astype(np.float32)
-    centre_t1 = apply_affine(t1_affine, [ndimage.center_of_mass(brain)])[0]
-    centre_epi = apply_affine(epi_affine, [ndimage.center_of_mass(epi_mask)])[0]
-    outline = _affine(masked, epi_affine, stripped, t1_affine, _shift(centre_t1 - centre_epi), None, ("rigid",))
-    near = ndimage.binary_dilation(epi_mask)
-    t1_from_epi = _affine(masked, epi_affine, stripped, t1_affine, outline, near, ("rigid",))
+    t1_from_template = _affine(fixed.brain, fixed.affine, stripped, affine, t1_from_template, None, ("affine",))
+    warp = _warp(fixed, stripped, affine, t1_from_template)
+    return Anatomy(stripped, affine, t1_from_template, warp, fixed.affine)
 
-    t1_from_template = _affine(fixed.brain, fixed.affine, stripped, t1_affine, t1_from_template, None, ("affine",))
-    warp = _warp(fixed, stripped, t1_affine, t1_from_template)
 
-    full = tuple(int(n) for n in t1w.shape[:3])
-    on_t1 = _carry(brain, t1_affine, np.eye(4), full, np.asarray(t1w.affine, dtype=np.float64))
-    return Normalisation(_inverse(t1_from_epi), t1_from_template, warp, fixed.affine, on_t1)
+def normalise(mean_epi: Any, anatomy: Anatomy) -> Normalisation:
+    """Register a mean functional to the T1w of the same subject and compose with the way to the template.
+
+    Rigid, both brain only: first mutual information everywhere, which catches the outline from any starting position,
+    then inside the functional's brain mask, so that a field of view that cuts the brain does not pull.
+
+    Parameters
+    ----------
+    mean_epi : nibabel spatial image, 3D
+        Mean of the realigned run.
+    anatomy : Anatomy
+        From `register_anatomy`.
+
+    Returns
+    -------
+    Normalisation
+
+    Raises
+    ------
+    UserError
+        When dipy is missing, or the image is not 3D or is empty.
+    """
+    _require_dipy()
+    epi, affine = _volume(mean_epi, "the mean functional")
+    inside = _epi_mask(epi, affine)
+    masked = np.where(inside, np.minimum(epi, np.percentile(epi[inside], 99)), 0).astype(np.float32)
+    centre_t1 = apply_affine(anatomy.affine, [ndimage.center_of_mass(anatomy.brain > 0)])[0]
+    centre_epi = apply_affine(affine, [ndimage.center_of_mass(inside)])[0]
+    start = _shift(centre_t1 - centre_epi)
+    outline = _affine(masked, affine, anatomy.brain, anatomy.affine, start, None, ("rigid",))
+    near = ndimage.binary_dilation(inside)
+    t1_from_epi = _affine(masked, affine, anatomy.brain, anatomy.affine, outline, near, ("rigid",))
+    return Normalisation(_inverse(t1_from_epi), anatomy.t1_from_template, anatomy.warp, anatomy.warp_affine)
 
 
 def _require_dipy() -> ModuleType:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import nibabel as nib
 import numpy as np
@@ -17,8 +17,16 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file
 from hyperdecode.fmri.contrast import Contrast, contrast_zmap, find_peaks, parse_contrast
 from hyperdecode.fmri.mask import voxel_mask
-from hyperdecode.fmri.normalise import TEMPLATE_SPACE, Template, grid_points, mni_template, normalise
-from hyperdecode.fmri.realign import realign, resample
+from hyperdecode.fmri.normalise import (
+    TEMPLATE_SPACE,
+    Anatomy,
+    Template,
+    grid_points,
+    mni_template,
+    normalise,
+    register_anatomy,
+)
+from hyperdecode.fmri.realign import Motion, realign, resample
 from hyperdecode.fmri.singletrial import Method, single_trial_zmaps
 from hyperdecode.report.brainmaps import draw_contrast, draw_mask, draw_registration
 from hyperdecode.study.bids import BoldRun, LoadedRun, index_bids, load_run, read_image
@@ -46,7 +54,7 @@ class PreprocessedRun:
     peaks : pandas.DataFrame
         Peaks of the contrast, ``x``, ``y``, ``z`` in MNI mm and ``stat`` (z), strongest first.
     redone : tuple of str
-        Steps that were done in this call: of ``"spatial"``, ``"single-trial"``, ``"contrast"``.
+        Steps that were done in this call: of ``"motion"``, ``"spatial"``, ``"single-trial"``, ``"contrast"``.
     notes : tuple of str
         What a user should know: dropped voxels, motion.
     """
@@ -113,6 +121,8 @@ def preprocess(
     dataset = index_bids(bids_dir)
     if mask_voxels < 1 or smoothing_fwhm < 0:
         raise UserError(f"mask_voxels must be at least 1 and smoothing at least 0, got {mask_voxels}, {smoothing_fwhm}")
+    if method not in get_args(Method):
+        raise UserError(f"unknown single-trial method {method!r}: choose 'lss' or 'lsa'")
     grid = mni_template(voxel_size)
     for run in dataset.runs:
         if run.t1w is None:
@@ -122,17 +132,28 @@ def preprocess(
             )
     target = Derivatives(out if out is not None else dataset.root / "derivatives" / "hyperdecode", dataset.root)
     say = progress or (lambda step, done, total: None)
+    anatomies: dict[Path, Anatomy] = {}
     return [
-        _Run(run, target, grid, force, say).work(contrast, method, mask_voxels, smoothing_fwhm, voxel_size)
+        _Run(run, target, grid, anatomies, force, say).work(contrast, method, mask_voxels, smoothing_fwhm, voxel_size)
         for run in dataset.runs
     ]
 
 
 class _Run:
-    """The three steps of one run; each knows its inputs, settings and outputs."""
+    """The four steps of one run; each knows its inputs, settings and outputs."""
 
-    def __init__(self, run: BoldRun, target: Derivatives, grid: Template, force: bool, say: StepProgress) -> None:
+    def __init__(
+        self,
+        run: BoldRun,
+        target: Derivatives,
+        grid: Template,
+        anatomies: dict[Path, Anatomy],
+        force: bool,
+        say: StepProgress,
+    ) -> None:
         self.run, self.target, self.grid, self.force, self.say = run, target, grid, force, say
+        self.anatomies = anatomies
+        self.motion: Motion | None = None
         self.redone: list[str] = []
         self.notes: list[str] = []
 
@@ -144,8 +165,8 @@ class _Run:
         self.target.prepare()
         space = f"{self.run.stem}_space-{TEMPLATE_SPACE}_res-{voxel_size}"
         assert self.run.t1w is not None
-        inputs = {
-            "bold_sha256": sha256_file(self.run.bold),
+        moved = {"bold_sha256": sha256_file(self.run.bold)}
+        inputs = moved | {
             "t1w_sha256": sha256_file(self.run.t1w),
             "voxel_size_mm": voxel_size,
             "space": TEMPLATE_SPACE,
@@ -176,10 +197,11 @@ class _Run:
             "contrast_figure": self._path(f"{label}_stat-z_statmap.png"),
             "peaks": self._path(f"{label}_peaks.tsv"),
         }
-        spatial_keys = ("bold", "brain_mask", "motion", "registration_figure")
+        spatial_keys = ("bold", "brain_mask", "registration_figure")
         trial_keys = ("single_trial", "trials", "mask", "mask_figure")
         contrast_keys = ("contrast", "contrast_figure", "peaks")
         plan = (
+            ("motion", f"{self.run.stem}_desc-motion_timeseries.json", moved, ("motion",)),
             ("spatial", f"{space}_desc-preproc_bold.json", inputs, spatial_keys),
             ("single-trial", f"{space}_desc-singletrial_stat-z_statmap.json", trials, trial_keys),
             ("contrast", f"{label}_stat-z_statmap.json", weighed, contrast_keys),
@@ -195,7 +217,9 @@ class _Run:
                 continue
             write_json(self._path(record), {"complete": False, "settings": settings})
             content: dict[str, Any] = {}
-            if step == "spatial":
+            if step == "motion":
+                content = self._motion(loaded, files)
+            elif step == "spatial":
                 content = self._spatial(loaded, files)
             elif step == "single-trial":
                 content = self._single_trial(loaded, files, method, mask_voxels)
@@ -211,20 +235,41 @@ class _Run:
     def _path(self, name: str) -> Path:
         return self.target.path(self.run.subject, self.run.session, name)
 
-    def _spatial(self, loaded: LoadedRun, files: dict[str, Path]) -> dict[str, Any]:
-        """Realign, normalise, interpolate once."""
-        volumes, affine = np.asanyarray(loaded.image.dataobj), np.asarray(loaded.image.affine, dtype=np.float64)
-        motion = realign(volumes, affine, progress=lambda done, total: self.say("realign", done, total))
+    def _realigned(self, loaded: LoadedRun) -> Motion:
+        """Realign once a call."""
+        if self.motion is None:
+            volumes, affine = np.asanyarray(loaded.image.dataobj), np.asarray(loaded.image.affine, dtype=np.float64)
+            self.motion = realign(volumes, affine, progress=lambda done, total: self.say("realign", done, total))
+        return self.motion
+
+    def _motion(self, loaded: LoadedRun, files: dict[str, Path]) -> dict[str, Any]:
+        """Write the motion parameters."""
+        motion = self._realigned(loaded)
         table = pd.DataFrame(motion.parameters, columns=list(MOTION))
         table["framewise_displacement"] = motion.framewise_displacement
         table.loc[0, "framewise_displacement"] = np.nan
         write_table(files["motion"], table)
+        mean_fd = float(motion.framewise_displacement[1:].mean())
+        largest = float(motion.framewise_displacement.max())
+        self.notes.append(f"mean framewise displacement {mean_fd:.2f} mm (largest {largest:.2f} mm)")
+        units = {name: {"Units": "mm"} for name in (*MOTION[:3], "framewise_displacement")}
+        return (
+            {"centre_mm": motion.centre.tolist(), "mean_framewise_displacement_mm": mean_fd}
+            | units
+            | {name: {"Units": "rad"} for name in MOTION[3:]}
+        )
 
-        self.say("normalise", 0, 1)
+    def _spatial(self, loaded: LoadedRun, files: dict[str, Path]) -> dict[str, Any]:
+        """Normalise, and interpolate once."""
+        volumes, affine = np.asanyarray(loaded.image.dataobj), np.asarray(loaded.image.affine, dtype=np.float64)
+        motion = self._realigned(loaded)
+        self.say("normalise", 0, 2)
         assert self.run.t1w is not None
-        mean = nib.Nifti1Image(motion.mean, affine)
-        to_mni = normalise(mean, read_image(self.run.t1w, n_dimensions=3))
-        self.say("normalise", 1, 1)
+        if self.run.t1w not in self.anatomies:
+            self.anatomies[self.run.t1w] = register_anatomy(read_image(self.run.t1w, n_dimensions=3))
+        self.say("normalise", 1, 2)
+        to_mni = normalise(nib.Nifti1Image(motion.mean, affine), self.anatomies[self.run.t1w])
+        self.say("normalise", 2, 2)
 
         points = grid_points(self.grid.mask.shape, self.grid.affine)[self.grid.mask.ravel()]
         values = resample(
@@ -247,13 +292,9 @@ class _Run:
             self.grid.affine,
             f"{self.run.stem}: mean functional, template in red",
         )
-        mean_fd = float(motion.framewise_displacement[1:].mean())
         unseen = int((~seen).sum())
-        self.notes += [
-            f"mean framewise displacement {mean_fd:.2f} mm (largest {motion.framewise_displacement.max():.2f} mm)",
-            f"{unseen} of {seen.size} brain voxels lie outside the field of view or have no finite value",
-        ]
-        return {"mean_framewise_displacement_mm": mean_fd, "n_brain_voxels": seen.size, "n_voxels_not_seen": unseen}
+        self.notes.append(f"{unseen} of {seen.size} brain voxels lie outside the field of view or have no finite value")
+        return {"n_brain_voxels": seen.size, "n_voxels_not_seen": unseen}
 
     def _bold_in_brain(self, files: dict[str, Path]) -> NDArray[np.float32]:
         series = np.asarray(nib.load(files["bold"]).dataobj, dtype=np.float32)

@@ -83,7 +83,10 @@ class Derivatives:
                     f"{there[0]} exists and no record says how it was made: use --force or give another OUT"
                 )
             return False
-        content = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{record} is not a readable record: use --force or give another OUT") from error
         if content.get("settings") != json.loads(json.dumps(settings)):
             was = content.get("settings", {})
             changed = sorted(k for k in {*was, *settings} if was.get(k) != json.loads(json.dumps(settings.get(k))))
