@@ -42,7 +42,9 @@ class Split:
 
     def __post_init__(self) -> None:
         if len(self.stimuli) != len(self.roles):
-            raise UserError(f"a split needs one role a trial, got {len(self.stimuli)} stimuli and {len(self.roles)} roles")
+            raise UserError(
+                f"a split needs one role a trial, got {len(self.stimuli)} stimuli and {len(self.roles)} roles"
+            )
         unknown = sorted(set(self.roles) - set(ROLES))
         if unknown:
             raise UserError(f"unknown trial role {unknown[0]!r}: roles are 'train' and 'test'")

@@ -1,0 +1,5 @@
+"""``python -m hyperdecode``."""
+
+from hyperdecode.cli import main
+
+main()

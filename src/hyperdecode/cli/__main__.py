@@ -1,0 +1,5 @@
+"""``python -m hyperdecode.cli``."""
+
+from hyperdecode.cli.main import main
+
+main()

@@ -1,0 +1,202 @@
+"""Commands on a study folder: init, stimuli, simulate, run, and the demo that does it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from hyperdecode.generators.base import Generator
+    from hyperdecode.study.config import StudyConfig
+    from hyperdecode.study.stimulus_set import StimulusSet
+
+__all__ = ["demo", "init", "run", "simulate", "stimuli"]
+
+StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random in the study.")]
+
+
+def init(
+    study: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    preset: Annotated[str, typer.Option(help="Counts and timing: paper (1050 + 36 x 14 trials) or quick.")] = "paper",
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing study.toml.")] = False,
+) -> None:
+    """Make a study folder with a study.toml to edit."""
+    from hyperdecode.errors import UserError
+    from hyperdecode.study.config import CONFIG_NAME, write_config
+    from hyperdecode.study.config import preset as settings
+
+    if (study / CONFIG_NAME).exists() and not force:
+        raise UserError(f"{study / CONFIG_NAME} exists: edit it, or give --force to replace it")
+    path = write_config(study, settings(preset, name=study.resolve().name, seed=seed))
+    typer.echo(f"Wrote {path}. Next: hyperdecode stimuli {study}")
+
+
+def stimuli(
+    study: StudyFolder,
+    check: Annotated[
+        int, typer.Option(min=0, help="Make this many pictures again from their latents and compare (0: none).")
+    ] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Replace stimuli that other settings made.")] = False,
+) -> None:
+    """Make the faces: seeded latents, pictures, and a manifest that binds each picture to its latent."""
+    from hyperdecode.study.config import read_config
+
+    console, config = Console(), read_config(study)
+    generator = _generator(config, console)
+    made = _stimuli(study, config, generator, console, force)
+    console.print(f"{len(made.manifest)} stimuli in {made.folder}", soft_wrap=True, highlight=False)
+    if check:
+        _check(made, generator, check, console)
+
+
+def simulate(study: StudyFolder, force: Force = False) -> None:
+    """Make simulated subjects that saw the stimuli, as raw BIDS."""
+    from hyperdecode.study.config import read_config
+
+    console, config = Console(), read_config(study)
+    generator = _generator(config, console)
+    made = _stimuli(study, config, generator, console, False)
+    _simulate(study, config, made, generator, console, force)
+
+
+def run(
+    study: StudyFolder,
+    step: Annotated[
+        str | None, typer.Option(help="Only this step: zmaps, mask, decode, reconstruct, evaluate or report.")
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Analyse a study: z-maps, voxel mask, decoded latents, faces, scores, report. Redoes only what is out of date."""
+    from hyperdecode.study.config import read_config
+    from hyperdecode.study.stimulus_set import read_stimuli
+
+    console, config = Console(), read_config(study)
+    made = read_stimuli(study)
+    _run(study, config, made, _generator(config, console), console, step, force)
+
+
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", show_default=False)],
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the trials; minutes instead of ten.")] = False,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Run the whole chain on simulated subjects: faces, BOLD, z-maps, decoded latents, faces again, report."""
+    from hyperdecode.errors import UserError
+    from hyperdecode.study.config import CONFIG_NAME, preset, read_config, write_config
+
+    console = Console()
+    name = f"hyperdecode demo ({'quick' if quick else 'the trial counts of the paper'})"
+    config = preset("quick" if quick else "paper", name=name, seed=seed)
+    if (out / CONFIG_NAME).exists() and not force:
+        if read_config(out) != config:
+            raise UserError(f"{out} holds a study with other settings: give --force, or another folder")
+    elif out.is_dir() and any(out.iterdir()) and not (out / CONFIG_NAME).exists():
+        raise UserError(f"{out} is not empty and is no study: give a new folder")
+    write_config(out, config)
+    generator = _generator(config, console)
+    made = _stimuli(out, config, generator, console, force)
+    _check(made, generator, 8, console)
+    _simulate(out, config, made, generator, console, force)
+    _run(out, config, made, generator, console, None, force)
+
+
+def _generator(config: StudyConfig, console: Console) -> Generator:
+    from hyperdecode.generators import load_generator
+    from hyperdecode.weights.store import SOURCES, cached_path
+
+    name = config.generator
+    if name in SOURCES and not cached_path(name).exists():
+        console.print(f"Fetching the weights of {name} ({SOURCES[name].megabytes} MB, once) ...")
+    return load_generator(name)
+
+
+def _stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
+    from hyperdecode.study.stimulus_set import make_stimuli
+
+    with _progress("Faces", console) as update:
+        return make_stimuli(study, config, generator, force=force, progress=update)
+
+
+def _check(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:
+    from hyperdecode.study.stimulus_set import check_stimuli
+
+    worst = check_stimuli(made, generator, n=n)
+    console.print(f"Check: {n} pictures made again from their latents; largest difference {worst} of 255 grey levels.")
+
+
+def _simulate(
+    study: Path, config: StudyConfig, made: StimulusSet, generator: Generator, console: Console, force: bool
+) -> None:
+    from hyperdecode.pipeline.simulate import simulate as work
+
+    with _progress("Simulated runs", console) as update:
+        written = work(study, config, made, generator, force=force, progress=update)
+    done = f"simulated {', '.join(f'sub-{s}' for s in written)}" if written else "simulated subjects are up to date"
+    console.print(f"BOLD: {done}.")
+
+
+def _run(
+    study: Path,
+    config: StudyConfig,
+    made: StimulusSet,
+    generator: Generator,
+    console: Console,
+    step: str | None,
+    force: bool,
+) -> None:
+    from hyperdecode.pipeline.run import run_study
+    from hyperdecode.report.verdict import verdict
+
+    with _progress("Analysis", console) as update:
+        result = run_study(
+            study,
+            config,
+            made,
+            generator,
+            only=step,
+            force=force,
+            announce=lambda name, done, total, ran: update(done, total, f"{name}{'' if ran else ' (up to date)'}"),
+        )
+    if not result.ran:
+        console.print("Everything was up to date; nothing was done again.")
+    if result.report.exists() and step in (None, "report"):
+        import pandas as pd
+
+        table = pd.read_csv(result.table, sep="\t")
+        found = verdict({str(label): rows for label, rows in table.groupby("subject")})
+        console.print(f"\n{found.sentence}", soft_wrap=True)
+        for line in found.details:
+            console.print(f"  {line}", soft_wrap=True, highlight=False)
+        console.print(f"\nScores: {result.table}\nReport: {result.report}", soft_wrap=True, highlight=False)
+        console.print(
+            f"Open it with: python -m webbrowser {result.report.resolve().as_uri()}", soft_wrap=True, highlight=False
+        )
+
+
+@contextmanager
+def _progress(title: str, console: Console) -> Iterator[Callable[..., None]]:
+    """Show a bar that appears with its first update."""
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task(title, total=None, visible=False, now="")
+
+        def update(done: int, total: int, now: str = "") -> None:
+            bars.update(task, completed=done, total=total, visible=True, now=now)
+
+        yield update

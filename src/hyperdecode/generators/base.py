@@ -1,0 +1,98 @@
+"""What every generator can do, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from hyperdecode.errors import UserError
+
+__all__ = ["Generator", "sample_z"]
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A network from latents to pictures.
+
+    Attributes
+    ----------
+    name : str
+        The name it is registered under.
+    latent_dim : int
+        Dimensions of a latent (both spaces).
+    resolution : int
+        Side of the full picture in pixels.
+    resolutions : tuple of int
+        Sides that `images` can make, early exits first.
+    spaces : tuple of str
+        Latent spaces: ``"z"`` (drawn from N(0, I)) and, where the family has one, ``"w"``.
+    layer_names : tuple of str
+        Layers whose activations can be asked for, in the order of the forward pass.
+    """
+
+    name: str
+    latent_dim: int
+    resolution: int
+    resolutions: tuple[int, ...]
+    spaces: tuple[str, ...]
+    layer_names: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over names and values of all weights."""
+        ...
+
+    @property
+    def w_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each dimension of w over many seeded z."""
+        ...
+
+    def sample(self, n: int, seed: int) -> Tensor:
+        """Draw `n` latents z from N(0, I), (n, latent_dim) float32."""
+        ...
+
+    def to_w(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """Map latents z to w."""
+        ...
+
+    def images(self, latents: Tensor, *, space: str = "w", resolution: int | None = None) -> Tensor:
+        """Pictures (n, 3, resolution, resolution), nominally in -1..1."""
+        ...
+
+    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str = "w") -> dict[str, Tensor]:
+        """Activations (n, channels, height, width) of the named layers."""
+        ...
+
+
+def sample_z(n: int, latent_dim: int, seed: int) -> Tensor:
+    """Draw latents from N(0, I).
+
+    Latent k depends on the seed and k alone, so the first faces of a larger sample are those of a smaller one.
+
+    Parameters
+    ----------
+    n : int
+        Latents to draw.
+    latent_dim : int
+        Dimensions of each.
+    seed : int
+        Seed of the stream.
+
+    Returns
+    -------
+    Tensor, (n, latent_dim)
+        float32 on the CPU.
+
+    Raises
+    ------
+    UserError
+        When `n` is negative.
+    """
+    if n < 0:
+        raise UserError(f"cannot draw {n} latents, give a number of 0 or more")
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(latent_dim, generator=generator) for _ in range(n)]
+    return torch.stack(rows) if rows else torch.empty(0, latent_dim)

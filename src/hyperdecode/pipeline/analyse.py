@@ -1,0 +1,302 @@
+"""The steps of a study from BOLD to scores, each a function of files that `hyperdecode run` strings together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.evaluation.blind import matched_noise
+from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
+from hyperdecode.files import atomic_path
+from hyperdecode.fmri.mask import voxel_mask
+from hyperdecode.fmri.singletrial import single_trial_zmaps
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.records import Step
+from hyperdecode.pipeline.seeds import derived_seed
+from hyperdecode.report.maskfigure import mask_figure
+from hyperdecode.split import Split
+from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.study.bids import BoldRun, load_run
+from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.derivatives import write_image, write_table
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+
+__all__ = ["Analysis"]
+
+Work = Callable[[], dict[str, Any] | None]
+TRIAL_COLUMNS = ["run", "trial", "onset", "duration", "trial_type", "stim_file", "role"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Steps of one study; each method returns a `Step` that has not run yet.
+
+    Attributes
+    ----------
+    layout : Layout
+    config : StudyConfig
+    stimuli : StimulusSet
+    generator : Generator
+    """
+
+    layout: Layout
+    config: StudyConfig
+    stimuli: StimulusSet
+    generator: Generator
+
+    def zmaps(self, run: BoldRun) -> Step:
+        """One z-map a trial of one run, by the single-trial GLM."""
+        name = f"zmaps_{run.stem}"
+        outputs = (self.layout.zmap(run), self.layout.trials(run), self.layout.mean_functional(run))
+        settings = {"glm": self.config.bold.glm, "high_pass": self.config.bold.high_pass, "bids": dict(run.sidecar)}
+        return Step(name, 1, settings, (run.bold, run.events), outputs, partial(self._zmaps, run))
+
+    def mask(self, subject: str, runs: list[BoldRun]) -> Step:
+        """Mask of the most active voxels over training trials, and the masked trials x voxels."""
+        inputs = [path for run in runs for path in (self.layout.zmap(run), self.layout.trials(run))]
+        names = (
+            "desc-mostactive_mask.nii.gz",
+            "desc-mostactive_mask.png",
+            "desc-masked_zmaps.safetensors",
+            "trials.tsv",
+        )
+        outputs = tuple(self.layout.subject(subject, name) for name in names)
+        settings = {"n_voxels": self.config.bold.n_voxels, "space": self.config.bold.space}
+        manifest = self.stimuli.folder / "manifest.tsv"
+        return Step(
+            f"mask_sub-{subject}", 1, settings, (*inputs, manifest), outputs, partial(self._mask, subject, runs)
+        )
+
+    def decode(self, subject: str) -> Step:
+        """Fit the decoder on training trials and decode the latents of the test stimuli."""
+        inputs = [self.layout.subject(subject, name) for name in ("desc-masked_zmaps.safetensors", "trials.tsv")]
+        outputs = tuple(
+            self.layout.subject(subject, f"desc-ridge_{name}.safetensors") for name in ("decoder", "latents")
+        )
+        settings = {**self.config.decoding.model_dump(), "seed": derived_seed(self.config.seed, "folds", subject)}
+        latents = self.stimuli.folder / "latents.safetensors"
+        return Step(f"decode_sub-{subject}", 1, settings, (*inputs, latents), outputs, partial(self._decode, subject))
+
+    def full_stimuli(self) -> Step:
+        """Test stimuli at full resolution, to set reconstructions beside."""
+        names = self.stimuli.names("test")
+        outputs = tuple(self.layout.full_stimulus(name) for name in names)
+        settings = {"generator": self.generator.fingerprint}
+        latents = self.stimuli.folder / "latents.safetensors"
+
+        def work() -> None:
+            self._write_pictures(list(outputs), self.stimuli.latents(names, "w"))
+
+        return Step("full_stimuli", 1, settings, (latents,), outputs, work)
+
+    def reconstruct(self, subject: str) -> Step:
+        """Pictures of the decoded latents at full resolution."""
+        names = self.stimuli.names("test")
+        outputs = tuple(self.layout.reconstruction(subject, name) for name in names)
+        settings = {"generator": self.generator.fingerprint, "space": self.config.decoding.space}
+        decoded = self.layout.subject(subject, "desc-ridge_latents.safetensors")
+
+        def work() -> None:
+            self._write_pictures(list(outputs), self._as_w(load_file(decoded)["predicted"]))
+
+        return Step(f"reconstruct_sub-{subject}", 1, settings, (decoded,), outputs, work)
+
+    def evaluate(self, subject: str) -> Step:
+        """Scores beside blind predictors, with permutation tests of the pairing."""
+        names = self.stimuli.names("test")
+        decoded = self.layout.subject(subject, "desc-ridge_latents.safetensors")
+        pictures = [self.layout.reconstruction(subject, name) for name in names]
+        pictures += [self.layout.full_stimulus(name) for name in names]
+        outputs = (self.layout.subject(subject, "scores.tsv"), self.layout.subject(subject, "faces.tsv"))
+        settings = {
+            **self.config.evaluation.model_dump(),
+            "seed": derived_seed(self.config.seed, "permutation", subject),
+        }
+        work = partial(self._evaluate, subject, settings["seed"])
+        return Step(f"evaluate_sub-{subject}", 1, settings, (decoded, *pictures), outputs, work)
+
+    def _zmaps(self, run: BoldRun) -> dict[str, Any]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            loaded = load_run(run)
+        events = loaded.events
+        if "stim_file" not in events:
+            raise UserError(f"{run.events} has no column stim_file: name the stimulus of each trial there")
+        shown = [Path(str(name)).name for name in events["stim_file"]]
+        roles = self.stimuli.roles(shown)
+        bold = np.asarray(loaded.image.dataobj, dtype=np.float32)
+        shape = bold.shape[:3]
+        series = bold.reshape(-1, bold.shape[3]).T
+        maps = single_trial_zmaps(
+            series,
+            events["onset"],
+            events["duration"],
+            loaded.t_r,
+            method=self.config.bold.glm,
+            high_pass=self.config.bold.high_pass,
+        )
+        trials = events.assign(run=run.stem, trial=np.arange(len(events)), stim_file=shown, role=roles)[TRIAL_COLUMNS]
+        affine = loaded.image.affine
+        write_image(self.layout.zmap(run), maps.z.T.reshape(*shape, -1), affine)
+        write_image(self.layout.mean_functional(run), series.mean(0).reshape(shape), affine)
+        write_table(self.layout.trials(run), trials)
+        return {
+            "n_trials": len(trials),
+            "n_nan_voxels": int((~np.isfinite(series).all(0)).sum()),
+            "dof": maps.dof,
+            "warnings": [str(w.message) for w in caught if issubclass(w.category, DataWarning)],
+        }
+
+    def _mask(self, subject: str, runs: list[BoldRun]) -> dict[str, Any]:
+        trials = pd.concat([pd.read_csv(self.layout.trials(run), sep="\t") for run in runs], ignore_index=True)
+        images = [nib.load(self.layout.zmap(run)) for run in runs]
+        for run, image in zip(runs, images, strict=True):
+            if image.shape[:3] != images[0].shape[:3] or not np.allclose(image.affine, images[0].affine, atol=1e-3):
+                raise UserError(f"{run.bold} lies on another grid than {runs[0].bold}: resample all runs to one grid")
+        shape, affine = images[0].shape[:3], images[0].affine
+        z = np.concatenate([np.asarray(image.dataobj, np.float32).reshape(-1, image.shape[3]).T for image in images])
+        split = Split.of(trials["stim_file"], trials["role"])
+        training_roles = [split.roles[row] for row in split.training_rows]
+        mask = voxel_mask(split.training(z), training_roles, self.config.bold.n_voxels)
+        usable = mask.selected & np.isfinite(z).all(0)
+        lost = int(mask.selected.sum() - usable.sum())
+        if lost:
+            raise UserError(
+                f"sub-{subject}: {lost} mask voxels have no z-map in test trials (NaN or constant BOLD): mend these runs"
+            )
+        image = write_image(self.layout.subject(subject, "desc-mostactive_mask.nii.gz"), _volume(usable, shape), affine)
+        background = None if self.config.bold.space != "native" else nib.load(self.layout.mean_functional(runs[0]))
+        with atomic_path(self.layout.subject(subject, "desc-mostactive_mask.png")) as temporary:
+            temporary.write_bytes(mask_figure(image, background))
+        masked = {"z": np.ascontiguousarray(z[:, usable]), "voxels": np.flatnonzero(usable).astype(np.int64)}
+        with atomic_path(self.layout.subject(subject, "desc-masked_zmaps.safetensors")) as temporary:
+            save_file(masked, temporary)
+        write_table(self.layout.subject(subject, "trials.tsv"), trials)
+        return {
+            "n_voxels": int(usable.sum()),
+            "n_dropped_nan": mask.n_dropped_nan,
+            "lowest_mean_z": float(mask.mean_z[usable].min()),
+            "n_training_trials": len(split.training_rows),
+            "n_test_trials": len(trials) - len(split.training_rows),
+        }
+
+    def _decode(self, subject: str) -> dict[str, Any]:
+        z = load_file(self.layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"]
+        trials = pd.read_csv(self.layout.subject(subject, "trials.tsv"), sep="\t")
+        split = Split.of(trials["stim_file"], trials["role"])
+        unseen = sorted(set(self.stimuli.names("test")) - set(split.test_stimuli))
+        if unseen:
+            raise UserError(
+                f"sub-{subject} never saw the test stimulus {unseen[0]}: give all runs, or another study.toml"
+            )
+        space = self.config.decoding.space
+        latents = self.stimuli.latents(list(trials["stim_file"]), space).numpy()
+        decoder = RidgeDecoder(
+            n_folds=self.config.decoding.n_folds, seed=derived_seed(self.config.seed, "folds", subject)
+        )
+        training_roles = [split.roles[row] for row in split.training_rows]
+        shown = [split.stimuli[row] for row in split.training_rows]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            # A face shown more than once in training stays in one fold.
+            decoder.fit(split.training(z), split.training(latents), roles=training_roles, groups=_groups(shown))
+        predicted = decoder.predict(split.test_averages(z)).astype(np.float32)
+        true = self.stimuli.latents(split.test_stimuli, space).numpy()
+        training = split.training(latents)
+        result = {
+            "predicted": predicted,
+            "true": true,
+            "training_mean": training.mean(0, dtype=np.float64).astype(np.float32),
+        }
+        fitted = {
+            key: np.asarray(getattr(decoder, key), np.float32) for key in ("coef_", "intercept_", "x_mean_", "x_scale_")
+        }
+        for name, tensors in (("decoder", fitted), ("latents", result)):
+            with atomic_path(self.layout.subject(subject, f"desc-ridge_{name}.safetensors")) as temporary:
+                save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary)
+        return {
+            "alpha": float(decoder.alpha_),
+            "n_training_trials": len(training),
+            "n_test_stimuli": len(true),
+            "warnings": [str(w.message) for w in caught if issubclass(w.category, DataWarning)],
+        }
+
+    def _evaluate(self, subject: str, seed: int) -> dict[str, Any]:
+        latents = load_file(self.layout.subject(subject, "desc-ridge_latents.safetensors"))
+        n_permutations = self.config.evaluation.n_permutations
+        mean, sd = self._latent_scale()
+        judged = evaluate_latents(
+            latents["predicted"],
+            latents["true"],
+            latents["training_mean"],
+            mean=mean,
+            sd=sd,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
+        names = self.stimuli.names("test")
+        made = np.stack([read_picture(self.layout.reconstruction(subject, name)) for name in names])
+        shown = np.stack([read_picture(self.layout.full_stimulus(name)) for name in names])
+        blind = {
+            "mean": self._pictures(latents["training_mean"][None]),
+            "zero": self._pictures(mean[None].astype(np.float32)),
+            "noise": self._pictures(matched_noise(latents["predicted"], 1, seed)[0].astype(np.float32)),
+        }
+        judged = judged.joined(evaluate_pictures(made, shown, blind, n_permutations=n_permutations, seed=seed))
+        self._write_scores(subject, judged, names)
+        return {}
+
+    def _write_scores(self, subject: str, judged: Evaluation, names: list[str]) -> None:
+        table = judged.table.copy()
+        table.insert(0, "subject", f"sub-{subject}")
+        write_table(self.layout.subject(subject, "scores.tsv"), table)
+        faces = judged.per_face.copy()
+        faces.insert(0, "stim_file", names)
+        write_table(self.layout.subject(subject, "faces.tsv"), faces)
+
+    def _latent_scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and spread of the latents that the stimuli were drawn from; from the generator, not from trials."""
+        if self.config.decoding.space == "z":
+            return np.zeros(self.generator.latent_dim), np.ones(self.generator.latent_dim)
+        mean, sd = (value.double().numpy() for value in self.generator.w_statistics)
+        return mean, sd * self.config.stimuli.truncation
+
+    def _as_w(self, latents: NDArray[np.float32]) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
+        if self.config.decoding.space == "w":
+            return tensor
+        return self.generator.to_w(tensor, self.config.stimuli.truncation)
+
+    def _pictures(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
+        w = self._as_w(latents)
+        return np.concatenate([to_uint8(self.generator.images(row[None])) for row in w])
+
+    def _write_pictures(self, paths: list[Path], w: torch.Tensor) -> None:
+        for path, row in zip(paths, w, strict=True):
+            picture = to_uint8(self.generator.images(row[None]))[0]
+            with atomic_path(path) as temporary:
+                Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+
+
+def _groups(stimuli: list[str]) -> list[str] | None:
+    """Stimulus of each training trial when one repeats, else None (every trial its own group)."""
+    return stimuli if len(set(stimuli)) < len(stimuli) else None
+
+
+def _volume(selected: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return selected.reshape(shape).astype(np.uint8)

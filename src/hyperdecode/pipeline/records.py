@@ -1,0 +1,123 @@
+"""Run records: what a step was made from, so that a second run redoes only what is out of date."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hyperdecode import __version__
+from hyperdecode.files import sha256_file, write_text
+
+__all__ = ["Step", "read_facts", "run_step"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a study: its inputs, settings and outputs.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the study, a file name.
+    version : int
+        Raised by hand whenever the step's code would give other results.
+    settings : dict
+        Everything but files that the result depends on.
+    inputs, outputs : tuple of pathlib.Path
+        Files read and files written.
+    work : callable
+        Makes the outputs; returns facts for the record, or None.
+    """
+
+    name: str
+    version: int
+    settings: dict[str, Any]
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    work: Callable[[], dict[str, Any] | None] = field(repr=False)
+
+
+def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> bool:
+    """Run a step unless its outputs stand already, made from the same inputs by the same code and settings.
+
+    Parameters
+    ----------
+    step : Step
+    study : pathlib.Path
+        Paths in the record are relative to it.
+    records : pathlib.Path
+        Folder of the records, one TOML file a step.
+    force : bool
+        Run anyway.
+
+    Returns
+    -------
+    bool
+        Whether the step ran.
+    """
+    record = records / f"{step.name}.toml"
+    key = _key(step, study)
+    if not force and _fresh(record, key, step, study):
+        return False
+    record.unlink(missing_ok=True)
+    start = time.time()
+    facts = step.work() or {}
+    content = {
+        "step": step.name,
+        "key": key,
+        "hyperdecode": __version__,
+        "python": platform.python_version(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start)),
+        "seconds": round(time.time() - start, 3),
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "settings": _plain(step.settings),
+        "facts": _plain(facts),
+        "inputs": _hashes(step.inputs, study),
+        "outputs": _hashes(step.outputs, study),
+    }
+    write_text(record, tomli_w.dumps(content))
+    return True
+
+
+def read_facts(records: Path, name: str) -> dict[str, Any]:
+    """Return the facts that a step left in its record (empty when it never ran)."""
+    path = records / f"{name}.toml"
+    if not path.exists():
+        return {}
+    facts: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("facts", {})
+    return facts
+
+
+def _key(step: Step, study: Path) -> str:
+    content = [step.name, step.version, _plain(step.settings), _hashes(step.inputs, study)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _fresh(record: Path, key: str, step: Step, study: Path) -> bool:
+    try:
+        content = tomllib.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if content.get("key") != key or not all(path.is_file() for path in step.outputs):
+        return False
+    return bool(content.get("outputs") == _hashes(step.outputs, study))
+
+
+def _hashes(paths: Iterable[Path], study: Path) -> dict[str, str]:
+    return {path.relative_to(study).as_posix(): sha256_file(path) for path in paths if path.is_file()}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from TOML: no None, tuples as lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return {key: value for key, value in plain.items() if value is not None}

@@ -1,0 +1,226 @@
+"""A whole study, from its stimuli and BOLD to the report, redoing only what is out of date."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import hyperdecode
+from hyperdecode.errors import UserError
+from hyperdecode.files import atomic_path, sha256_bytes
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.analyse import Analysis
+from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.report.build import ReportData, SubjectReport, write_report
+from hyperdecode.report.maskfigure import reconstruction_strip
+from hyperdecode.study.bids import BoldRun, index_bids
+from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.derivatives import Derivatives, write_table
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+
+__all__ = ["STEPS", "RunResult", "run_study"]
+
+Announce = Callable[[str, int, int, bool], None]
+"""Called after each step with (step, steps done, steps in all, whether it ran)."""
+
+STEPS = ("zmaps", "mask", "decode", "reconstruct", "evaluate", "report")
+STRIP_FACES = 8
+PACKAGES = ("numpy", "scipy", "torch", "himalaya", "nilearn", "nibabel", "scikit-image")
+
+
+class RunResult:
+    """What `run_study` made: where it is and which steps ran."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.report = layout.report
+        self.table = layout.table
+        self.ran: list[str] = []
+
+
+def run_study(
+    study: Path,
+    config: StudyConfig,
+    stimuli: StimulusSet,
+    generator: Generator,
+    *,
+    only: str | None = None,
+    force: bool = False,
+    announce: Announce | None = None,
+) -> RunResult:
+    """Analyse a study folder.
+
+    Parameters
+    ----------
+    study : pathlib.Path
+        A BIDS dataset with ``study.toml`` and ``stimuli/``.
+    config, stimuli, generator
+        Of that study.
+    only : str, optional
+        One of `STEPS`: run that step alone, on what the earlier steps left.
+    force : bool
+        Redo steps that are up to date.
+    announce : callable, optional
+        See `Announce`.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    UserError
+        When the data cannot be used as they are, or `only` needs outputs that are not there.
+    """
+    if only is not None and only not in STEPS:
+        raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
+    if generator.fingerprint != stimuli.settings["fingerprint"]:
+        raise UserError(
+            f"the stimuli were made by {stimuli.settings['generator']} {str(stimuli.settings['fingerprint'])[:12]}, this is "
+            f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
+        )
+    layout = Layout(study)
+    runs = _runs(study, config)
+    Derivatives(layout.derivatives, study)
+    steps = _steps(Analysis(layout, config, stimuli, generator), runs)
+    chosen = [(kind, step) for kind, step in steps if only in (None, kind)]
+    result = RunResult(layout)
+    for done, (_, step) in enumerate(chosen, start=1):
+        missing = next((path for path in step.inputs if not path.exists()), None)
+        if missing is not None:
+            raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
+        ran = run_step(step, study, layout.records, force=force)
+        if ran:
+            result.ran.append(step.name)
+        if announce:
+            announce(step.name, done, len(chosen), ran)
+    return result
+
+
+def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
+    dataset = index_bids(study)
+    runs = {
+        label: [r for r in dataset.runs if r.subject == label and r.task == config.task] for label in config.subjects
+    }
+    for label, found in runs.items():
+        if not found:
+            raise UserError(
+                f"{study} has no BOLD of sub-{label}, task-{config.task}: copy its func/ folder there, change study.toml, "
+                f"or make simulated data with `hyperdecode simulate {study}`"
+            )
+    return runs
+
+
+def _steps(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> list[tuple[str, Step]]:
+    steps: list[tuple[str, Step]] = []
+    for subject, mine in runs.items():
+        steps += [("zmaps", analysis.zmaps(run)) for run in mine]
+        steps += [("mask", analysis.mask(subject, mine)), ("decode", analysis.decode(subject))]
+    steps.append(("reconstruct", analysis.full_stimuli()))
+    for subject in runs:
+        steps += [("reconstruct", analysis.reconstruct(subject)), ("evaluate", analysis.evaluate(subject))]
+    steps.append(("report", _report_step(analysis, runs)))
+    return steps
+
+
+def _report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
+    layout, names = analysis.layout, analysis.stimuli.names("test")
+    inputs = [layout.full_stimulus(name) for name in names]
+    for subject in runs:
+        inputs += [
+            layout.subject(subject, name)
+            for name in ("scores.tsv", "faces.tsv", "desc-mostactive_mask.png", "trials.tsv")
+        ]
+        inputs += [layout.reconstruction(subject, name) for name in names]
+    settings = {"config": analysis.config.model_dump(mode="json"), "version": hyperdecode.__version__}
+    outputs = (layout.report, layout.table, layout.strip)
+    return Step("report", 1, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
+
+
+def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
+    layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
+    stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
+    subjects = [_subject_report(analysis, subject, mine) for subject, mine in runs.items()]
+    data = ReportData(
+        title=config.name,
+        summary=_summary(config),
+        stimuli=stimuli,
+        stimulus_names=[Path(name).stem for name in names],
+        subjects=subjects,
+        notes=_study_notes(config),
+        versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()}
+        | {name: version(name) for name in PACKAGES},
+        commands=[f"hyperdecode run {layout.study.name}"],
+        seed=config.seed,
+    )
+    write_report(layout.report, data)
+    write_table(layout.table, pd.concat([pd.read_csv(layout.subject(s, "scores.tsv"), sep="\t") for s in runs]))
+    # The faces that the first subject's decoder identified best, stated as such wherever the sheet is shown.
+    best = np.argsort(-subjects[0].per_face["cosine"].to_numpy(), kind="stable")[:STRIP_FACES]
+    strip = reconstruction_strip(stimuli[best], {s.label: s.reconstructions[best] for s in subjects})
+    with atomic_path(layout.strip) as temporary:
+        strip.convert("RGB").save(temporary, format="JPEG", quality=88)
+
+
+def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> SubjectReport:
+    layout, names = analysis.layout, analysis.stimuli.names("test")
+    masked, decoded = (read_facts(layout.records, f"{step}_sub-{subject}") for step in ("mask", "decode"))
+    per_run = [read_facts(layout.records, f"zmaps_{run.stem}") for run in runs]
+    trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
+    notes = [f"{masked['n_dropped_nan']} voxels without usable values (NaN or constant) were left out of the mask."]
+    n_nan = sum(int(facts.get("n_nan_voxels", 0)) for facts in per_run)
+    if n_nan:
+        notes.append(f"{n_nan} voxel series with NaN, summed over {len(runs)} runs.")
+    notes += [text for facts in (*per_run, decoded) for text in facts.get("warnings", [])]
+    return SubjectReport(
+        label=f"sub-{subject}",
+        table=pd.read_csv(layout.subject(subject, "scores.tsv"), sep="\t").drop(columns="subject"),
+        per_face=pd.read_csv(layout.subject(subject, "faces.tsv"), sep="\t").drop(columns="stim_file"),
+        reconstructions=np.stack([read_picture(layout.reconstruction(subject, name)) for name in names]),
+        n_voxels=int(masked["n_voxels"]),
+        n_training_trials=int(masked["n_training_trials"]),
+        n_test_trials=int(masked["n_test_trials"]),
+        training_hash=_trials_hash(trials, "train"),
+        test_hash=_trials_hash(trials, "test"),
+        mask_png=layout.subject(subject, "desc-mostactive_mask.png").read_bytes(),
+        facts={
+            "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation on training trials"
+        },
+        notes=notes,
+    )
+
+
+def _trials_hash(trials: pd.DataFrame, role: str) -> str:
+    mine = trials.loc[trials["role"] == role, ["run", "trial", "stim_file"]]
+    return sha256_bytes(mine.to_csv(index=False).encode())
+
+
+def _summary(config: StudyConfig) -> dict[str, str]:
+    faces, timing = config.stimuli, config.timing
+    n_trials = faces.n_train + faces.n_test * faces.test_repeats
+    return {
+        "Stimuli": (
+            f"{faces.n_train} training faces shown once and {faces.n_test} test faces shown {faces.test_repeats} times, "
+            f"made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
+        ),
+        "Experiment": (
+            f"{n_trials} trials of {timing.on + timing.off:g} s in {timing.n_runs} runs, TR {timing.t_r:g} s, "
+            f"{len(config.subjects)} subjects."
+        ),
+        "BOLD to z-maps": (
+            f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
+            f"averaged; the {config.bold.n_voxels} voxels of highest mean z over training trials."
+        ),
+        "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}, penalty chosen on training trials.",
+    }
+
+
+def _study_notes(config: StudyConfig) -> list[str]:
+    if config.bold.space == "native":
+        return ["The BOLD was used as it lies; nothing was realigned or normalised here."]
+    return ["The BOLD was taken to lie motionless in MNI space; nothing was realigned or normalised here."]

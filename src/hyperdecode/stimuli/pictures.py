@@ -1,0 +1,86 @@
+"""Pictures as they are shown: from the generator's -1..1 to 8-bit RGB of the stimulus size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperdecode.errors import UserError
+from hyperdecode.generators.base import Generator
+
+__all__ = ["resize", "stimulus_pictures", "to_uint8"]
+
+
+def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
+    """Map -1..1 to 0..255 and put the channels last.
+
+    Parameters
+    ----------
+    pictures : Tensor, (n, 3, h, w)
+        Values beyond -1..1 are clipped.
+
+    Returns
+    -------
+    ndarray of uint8, (n, h, w, 3)
+    """
+    levels = (pictures.clamp(-1, 1) + 1) * 127.5
+    result: NDArray[np.uint8] = levels.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return result
+
+
+def resize(pictures: Tensor, size: int) -> Tensor:
+    """Resize square pictures: the mean over each target pixel's area downwards, antialiased bilinear upwards.
+
+    Parameters
+    ----------
+    pictures : Tensor, (n, channels, side, side)
+    size : int
+        Side of the result.
+
+    Returns
+    -------
+    Tensor, (n, channels, size, size)
+    """
+    side = pictures.shape[-1]
+    if side == size:
+        return pictures
+    if side > size and side % size == 0:
+        return F.avg_pool2d(pictures, side // size)
+    return F.interpolate(pictures, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
+def stimulus_pictures(
+    generator: Generator, w: Tensor, *, render: int, size: int, batch: int = 8
+) -> Iterator[NDArray[np.uint8]]:
+    """Make the stimuli of latents w one after the other.
+
+    Parameters
+    ----------
+    generator : Generator
+    w : Tensor, (n, latent_dim)
+    render : int
+        Side at which the generator makes the picture.
+    size : int
+        Side of the stimulus; not larger than `render`.
+    batch : int
+        Pictures made at a time.
+
+    Yields
+    ------
+    ndarray of uint8, (size, size, 3)
+
+    Raises
+    ------
+    UserError
+        When `size` exceeds `render`.
+    """
+    if size > render:
+        raise UserError(f"stimuli of {size} px cannot come from pictures of {render} px: raise stimuli.render")
+    for start in range(0, len(w), batch):
+        made = generator.images(w[start : start + batch], resolution=render)
+        yield from to_uint8(resize(made, size))

@@ -1,0 +1,74 @@
+"""Where a study keeps what the analysis makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperdecode.study.bids import BoldRun
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of a study's derivatives.
+
+    Parameters
+    ----------
+    study : pathlib.Path
+        The study folder, a raw BIDS dataset with ``study.toml`` and ``stimuli/``.
+    """
+
+    study: Path
+
+    @property
+    def derivatives(self) -> Path:
+        """BIDS derivatives of this package."""
+        return self.study / "derivatives" / "hyperdecode"
+
+    @property
+    def records(self) -> Path:
+        """Run records, one TOML file a step."""
+        return self.derivatives / "records"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.study / "report.html"
+
+    @property
+    def table(self) -> Path:
+        """Scores of all subjects."""
+        return self.study / "table.tsv"
+
+    @property
+    def strip(self) -> Path:
+        """Contact sheet of stimuli and reconstructions."""
+        return self.derivatives / "reconstructions.jpg"
+
+    def full_stimulus(self, name: str) -> Path:
+        """Test stimulus at the generator's full resolution."""
+        return self.derivatives / "stimuli" / name
+
+    def zmap(self, run: BoldRun) -> Path:
+        """z-maps of a run, one volume a trial; the TSV of the same name lists the trials."""
+        folder = self.derivatives / f"sub-{run.subject}"
+        folder = folder / f"ses-{run.session}" if run.session else folder
+        return folder / "func" / f"{run.stem}_desc-singletrial_stat-z_statmap.nii.gz"
+
+    def trials(self, run: BoldRun) -> Path:
+        """Table of the trials behind the volumes of `zmap`."""
+        return self.zmap(run).with_name(f"{run.stem}_desc-singletrial_trials.tsv")
+
+    def mean_functional(self, run: BoldRun) -> Path:
+        """Mean over the volumes of a run."""
+        return self.zmap(run).with_name(f"{run.stem}_desc-mean_boldref.nii.gz")
+
+    def subject(self, label: str, name: str) -> Path:
+        """Return a subject-level file: ``sub-LABEL/sub-LABEL_NAME``."""
+        return self.derivatives / f"sub-{label}" / f"sub-{label}_{name}"
+
+    def reconstruction(self, label: str, name: str) -> Path:
+        """Picture decoded for a test stimulus."""
+        return self.derivatives / f"sub-{label}" / "reconstructions" / name

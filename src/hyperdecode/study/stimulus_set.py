@@ -1,0 +1,270 @@
+"""The stimuli on disk: pictures, their latents, and a manifest that binds one to the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from hyperdecode.errors import UserError
+from hyperdecode.files import atomic_path, sha256_bytes, sha256_file, write_text
+from hyperdecode.generators.base import Generator
+from hyperdecode.stimuli.pictures import stimulus_pictures
+from hyperdecode.study.config import StudyConfig
+
+__all__ = ["StimulusSet", "check_stimuli", "make_stimuli", "read_picture", "read_stimuli"]
+
+FOLDER = "stimuli"
+MANIFEST = "manifest.tsv"
+SETTINGS = "manifest.json"
+LATENTS = "latents.safetensors"
+MAX_PIXELS = 4096 * 4096
+TOLERANCE = 2
+"""Grey levels by which a picture made again may differ (rounding of float32 on another machine)."""
+
+
+@dataclass(frozen=True)
+class StimulusSet:
+    """Stimuli of a study as their manifest describes them.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        ``STUDY/stimuli``.
+    manifest : pandas.DataFrame
+        One row a stimulus: ``stim_file``, ``role``, ``latent`` (row of `z` and `w`), ``sha256``, ``latent_sha256``.
+    z, w : Tensor, (n, latent_dim)
+        Latents; `w` is truncated as the settings say.
+    settings : dict
+        Generator, its fingerprint, truncation, sizes, seed, hash of the latents file.
+    """
+
+    folder: Path
+    manifest: pd.DataFrame
+    z: Tensor
+    w: Tensor
+    settings: dict[str, Any]
+
+    def names(self, role: str) -> list[str]:
+        """File names of the stimuli of one role, in manifest order."""
+        return list(self.manifest.loc[self.manifest["role"] == role, "stim_file"])
+
+    def latents(self, names: list[str], space: str) -> Tensor:
+        """Latents of the named stimuli in ``"z"`` or ``"w"``, (len(names), latent_dim)."""
+        rows = self._rows(names)["latent"].to_numpy()
+        return {"z": self.z, "w": self.w}[space][torch.as_tensor(rows)]
+
+    def roles(self, names: list[str]) -> list[str]:
+        """Role (``"train"`` or ``"test"``) of each named stimulus."""
+        return [str(role) for role in self._rows(names)["role"]]
+
+    def pictures(self, names: list[str]) -> NDArray[np.uint8]:
+        """Pictures of the named stimuli, (n, size, size, 3)."""
+        return np.stack([read_picture(self.folder / name) for name in names])
+
+    def _rows(self, names: list[str]) -> pd.DataFrame:
+        rows = self.manifest.set_index("stim_file")
+        missing = [name for name in names if name not in rows.index]
+        if missing:
+            raise UserError(f"{missing[0]!r} is no stimulus of {self.folder / MANIFEST}: name its stimuli in stim_file")
+        return rows.loc[names]
+
+
+def make_stimuli(
+    study: Path,
+    config: StudyConfig,
+    generator: Generator,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> StimulusSet:
+    """Sample latents, make the faces, write them with their manifest.
+
+    A killed run goes on: pictures that exist are kept when they are the ones that the settings give, since
+    latents come from the seed; the manifest is written last.
+
+    Parameters
+    ----------
+    study : pathlib.Path
+    config : StudyConfig
+    generator : Generator
+    force : bool
+        Replace stimuli that other settings made.
+    progress : callable, optional
+        Called with (pictures done, pictures in all).
+
+    Returns
+    -------
+    StimulusSet
+
+    Raises
+    ------
+    UserError
+        When the folder holds stimuli of other settings and `force` is not given.
+    """
+    folder = study / FOLDER
+    wanted = config.stimuli
+    n = wanted.n_train + wanted.n_test
+    settings: dict[str, Any] = {
+        "generator": generator.name,
+        "fingerprint": generator.fingerprint,
+        "seed": config.seed,
+        **wanted.model_dump(),
+    }
+    if _prepared(folder, settings, force):
+        return read_stimuli(study)
+    z = generator.sample(n, config.seed)
+    with torch.inference_mode():
+        w = generator.to_w(z, wanted.truncation)
+    roles = ["test"] * wanted.n_test + ["train"] * wanted.n_train
+    names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
+    names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
+    pictures = stimulus_pictures(generator, w[todo], render=wanted.render, size=wanted.size)
+    for done, (i, picture) in enumerate(zip(todo, pictures, strict=True), start=1):
+        with atomic_path(folder / names[i]) as temporary:
+            Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+        if progress:
+            progress(n - len(todo) + done, n)
+    with atomic_path(folder / LATENTS) as temporary:
+        save_file({"z": z.contiguous(), "w": w.clone().contiguous()}, temporary)
+    manifest = pd.DataFrame(
+        {
+            "stim_file": names,
+            "role": roles,
+            "latent": np.arange(n),
+            "sha256": [sha256_file(folder / name) for name in names],
+            "latent_sha256": [_latent_hash(z[i], w[i]) for i in range(n)],
+        }
+    )
+    settings["latents_sha256"] = sha256_file(folder / LATENTS)
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
+    with atomic_path(folder / MANIFEST) as temporary:
+        manifest.to_csv(temporary, sep="\t", index=False)
+    return StimulusSet(folder, manifest, z, w, settings)
+
+
+def read_stimuli(study: Path) -> StimulusSet:
+    """Read the manifest and latents of a study and check that pictures and latents are the ones it names.
+
+    Raises
+    ------
+    UserError
+        When a file is absent, or a picture or latent was changed since the manifest was written.
+    """
+    folder = study / FOLDER
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        manifest = pd.read_csv(folder / MANIFEST, sep="\t")
+        data = (folder / LATENTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} has no readable manifest and latents ({error}): run `hyperdecode stimuli {study}`"
+        ) from None
+    again = f"restore it from your copy, or make all stimuli anew with `hyperdecode stimuli {study} --force`"
+    if sha256_bytes(data) != settings.get("latents_sha256"):
+        raise UserError(f"{folder / LATENTS} was changed since the manifest was written: {again}")
+    try:
+        latents = load(data)
+        z, w = latents["z"], latents["w"]
+        for row in manifest.itertuples():
+            if _latent_hash(z[row.latent], w[row.latent]) != row.latent_sha256:
+                raise UserError(
+                    f"{folder / MANIFEST} binds {row.stim_file} to another latent than it was made from: {again}"
+                )
+            path = folder / Path(str(row.stim_file)).name
+            if not path.is_file() or sha256_file(path) != row.sha256:
+                raise UserError(f"{path} is absent or was changed since the manifest was written: {again}")
+    except (SafetensorError, KeyError, IndexError, AttributeError) as error:
+        raise UserError(f"{folder / MANIFEST} and {LATENTS} do not belong together ({error}): {again}") from None
+    return StimulusSet(folder, manifest, z, w, settings)
+
+
+def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, seed: int = 0) -> int:
+    """Make pictures again from their latents and compare them with the files.
+
+    Parameters
+    ----------
+    stimuli : StimulusSet
+        As read by `read_stimuli`.
+    generator : Generator
+    n : int
+        How many, drawn at random.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    int
+        The largest difference in grey levels (0-255), at most `TOLERANCE`.
+
+    Raises
+    ------
+    UserError
+        When the generator is another one, or a picture differs by more than rounding.
+    """
+    settings = stimuli.settings
+    if generator.fingerprint != settings["fingerprint"]:
+        raise UserError(
+            f"the stimuli were made by {settings['generator']} {settings['fingerprint'][:12]}, "
+            f"this is {generator.name} {generator.fingerprint[:12]}: use that version, or make the stimuli anew"
+        )
+    rows = np.random.default_rng(seed).permutation(len(stimuli.manifest))[:n]
+    names = list(stimuli.manifest["stim_file"].iloc[rows])
+    w = stimuli.latents(names, "w")
+    again = stimulus_pictures(generator, w, render=settings["render"], size=settings["size"])
+    worst = 0
+    for name, picture, shown in zip(names, again, stimuli.pictures(names), strict=True):
+        difference = int(np.abs(picture.astype(int) - shown.astype(int)).max())
+        if difference > TOLERANCE:
+            raise UserError(
+                f"{name} differs by {difference} grey levels from what its latent gives: make the stimuli anew"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
+    """Whether these very stimuli are complete already; refuse others, or delete them when forced."""
+    if not (folder / SETTINGS).exists():
+        return False
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except ValueError:
+        found = {}
+    differing = [key for key, value in settings.items() if found.get(key) != value]
+    if force:
+        for file in (*folder.glob("*.png"), folder / MANIFEST, folder / LATENTS):
+            file.unlink(missing_ok=True)
+        return False
+    if differing:
+        raise UserError(
+            f"{folder} holds stimuli made with {differing[0]} = {found.get(differing[0])!r}, "
+            f"not {settings[differing[0]]!r}: give --force to replace them, or use another folder"
+        )
+    return (folder / MANIFEST).exists()
+
+
+def _latent_hash(z: Tensor, w: Tensor) -> str:
+    return sha256_bytes(z.contiguous().numpy().tobytes() + w.contiguous().numpy().tobytes())
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a PNG of bounded size as 8-bit RGB, (h, w, 3)."""
+    with Image.open(path, formats=["PNG"]) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise UserError(f"{path} claims {picture.width} x {picture.height} px, more than any stimulus")
+        return np.asarray(picture.convert("RGB"))
