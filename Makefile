@@ -1,0 +1,40 @@
+# Set-up is part of every target: a fresh clone needs nothing but Python 3.11 or newer and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICK ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test test-slow test-gpu lint bench validation clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,test]"
+	touch $@
+
+demo: $(VENV)/.installed  ## the whole chain on two simulated subjects, into demo/ (QUICK=1: a third of the trials)
+	$(BIN)/hyperdecode demo demo $(if $(QUICK),--quick)
+
+test: $(VENV)/.installed  ## all tests but the slow ones
+	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
+
+test-slow: $(VENV)/.installed  ## tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(VENV)/.installed  ## style, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
+	$(BIN)/python benchmarks/generators.py --json
+	$(BIN)/python benchmarks/ridge.py --json
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info
