@@ -11,7 +11,10 @@ from hyperdecode.errors import UserError
 from hyperdecode.fmri.design import cosine_drift, frame_times, trial_regressors
 from hyperdecode.fmri.singletrial import single_trial_zmaps, z_from_t
 
-pytestmark = pytest.mark.filterwarnings("ignore:The following conditions contain events with null:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The following conditions contain events with null:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*Given mask will be used:RuntimeWarning"),
+]
 
 T_R, N_VOLUMES, SHAPE = 1.5, 90, (4, 3, 3)
 
