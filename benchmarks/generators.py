@@ -85,7 +85,9 @@ def main() -> None:
         error = (generator.images(w, resolution=side) - target).square().mean().sqrt()
         goal = 0.25 if side == 128 else 1.0
         claims.append(_claim(f"{side} px early exit", "our 1024 px face", exit_s, full_s, float(error), goal, None))
-        claims.append(_claim(f"{side} px early exit", "openvino 1024 px face", exit_s, peer_s, float(error), 0.25, None))
+        claims.append(
+            _claim(f"{side} px early exit", "openvino 1024 px face", exit_s, peer_s, float(error), 0.25, None)
+        )
     for claim in claims:
         print(json.dumps(claim) if args.json else "  ".join(f"{key}: {value}" for key, value in claim.items()))
 

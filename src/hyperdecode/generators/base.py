@@ -31,6 +31,8 @@ class Generator(Protocol):
         Latent spaces: ``"z"`` (drawn from N(0, I)) and, where the family has one, ``"w"``.
     layer_names : tuple of str
         Layers whose activations can be asked for, in the order of the forward pass.
+    fingerprint : str
+        SHA-256 over names and values of the weights.
     """
 
     name: str
@@ -39,11 +41,7 @@ class Generator(Protocol):
     resolutions: tuple[int, ...]
     spaces: tuple[str, ...]
     layer_names: tuple[str, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over names and values of all weights."""
-        ...
+    fingerprint: str
 
     @property
     def w_statistics(self) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,10 @@ class EarlyExitHead(nn.Module):
     def __init__(self, layer: str, channels: int, hidden: int, latent_dim: int) -> None:
         super().__init__()
         self.layer = layer
+        self.x_mean: Tensor
+        self.x_scale: Tensor
+        self.w_mean: Tensor
+        self.w_scale: Tensor
         self.register_buffer("x_mean", torch.zeros(channels))
         self.register_buffer("x_scale", torch.ones(channels))
         self.register_buffer("w_mean", torch.zeros(latent_dim))
@@ -92,7 +96,8 @@ class EarlyExitHead(nn.Module):
         inward = self.inward * (1 + self.inward_style(v))[:, None] / self.x_scale
         hidden = _mix(x, inward) + (self.inward_bias(v) - inward @ self.x_mean)[:, :, None, None]
         hidden = F.leaky_relu(self.depthwise(F.leaky_relu(hidden, SLOPE)), SLOPE)
-        return y + _mix(hidden, self.outward * (1 + self.outward_style(v))[:, None])
+        picture: Tensor = y + _mix(hidden, self.outward * (1 + self.outward_style(v))[:, None])
+        return picture
 
 
 def _zero_affine(inputs: int, outputs: int) -> nn.Linear:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -13,82 +13,14 @@ from torch import Tensor, nn
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.generators.base import sample_z
 from hyperdecode.generators.heads import EarlyExitHead
+from hyperdecode.generators.layers import SLOPE, Block, Style, StyledConvolution, below, frozen, haar_upsample
 from hyperdecode.generators.tiled import TiledSynthesis
+from hyperdecode.weights.store import tensors_digest
 
-__all__ = ["MobileStyleGAN", "haar_upsample"]
+__all__ = ["MobileStyleGAN"]
 
 MEAN_W_SAMPLES = 16_384
 MEAN_W_SEED = 0
-SLOPE = 0.2
-
-
-def haar_upsample(x: Tensor) -> Tensor:
-    """Double the resolution by the inverse Haar wavelet transform.
-
-    ``y[2i + a, 2j + b] = (low + (-1)^a lh + (-1)^b hl + (-1)^(a + b) hh) / 2``
-
-    Parameters
-    ----------
-    x : Tensor, (n, 4 c, h, w)
-        `c` low-pass maps, then the three bands of each of the `c` channels in turn.
-
-    Returns
-    -------
-    Tensor, (n, c, 2 h, 2 w)
-    """
-    n, channels, h, w = x.shape
-    low = x[:, : channels // 4]
-    lh, hl, hh = x[:, channels // 4 :].reshape(n, channels // 4, 3, h, w).unbind(2)
-    top_sum, top_difference = low + lh, low - lh
-    side_sum, side_difference = hl + hh, hl - hh
-    rows = [
-        torch.stack([top_sum + side_sum, top_sum - side_sum], dim=-1),
-        torch.stack([top_difference + side_difference, top_difference - side_difference], dim=-1),
-    ]
-    return torch.stack(rows, dim=3).reshape(n, channels // 4, 2 * h, 2 * w) * 0.5
-
-
-class _Style(nn.Module):
-    """Affine map from w to the scale of each channel."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.weight = _frozen(tensors["style.weight"])
-        self.bias = _frozen(tensors["style.bias"])
-
-    def forward(self, w: Tensor) -> Tensor:
-        return F.linear(w, self.weight, self.bias)[:, :, None, None]
-
-
-class _StyledConvolution(nn.Module):
-    """Style, (depthwise 3 x 3 then pointwise | full 3 x 3), constant noise, bias, leaky ReLU."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.style = _Style(tensors)
-        self.depthwise = _frozen(tensors["depthwise"]) if "depthwise" in tensors else None
-        self.weight = _frozen(tensors["weight"])
-        self.noise = _frozen(tensors["noise"])
-        self.bias = _frozen(tensors["bias"])
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = x * self.style(w)
-        if self.depthwise is not None:
-            x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
-            x = F.conv2d(x, self.weight, self.bias)
-        else:
-            x = F.conv2d(x, self.weight, self.bias, padding=1)
-        return F.leaky_relu(x + self.noise, SLOPE)
-
-
-class _Block(nn.Module):
-    """Wavelet upsampling and two styled convolutions."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.up = _Style(_below(tensors, "up"))
-        self.conv1 = _StyledConvolution(_below(tensors, "conv1"))
-        self.conv2 = _StyledConvolution(_below(tensors, "conv2"))
 
 
 class MobileStyleGAN(nn.Module):
@@ -107,13 +39,18 @@ class MobileStyleGAN(nn.Module):
     name : str
         Name in manifests.
 
+    Attributes
+    ----------
+    fingerprint : str
+        SHA-256 over names and values of `tensors` (the early exits, which approximate the same faces, left out).
+
     Raises
     ------
     WeightFileError
         When a tensor is absent or has a shape that does not fit the others.
     """
 
-    spaces = ("z", "w")
+    spaces: tuple[str, ...] = ("z", "w")
 
     def __init__(
         self,
@@ -123,13 +60,14 @@ class MobileStyleGAN(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
+        self.fingerprint = tensors_digest({key: value.numpy() for key, value in tensors.items()})
         try:
             self._build(tensors)
         except KeyError as error:
             raise WeightFileError(f"MobileStyleGAN weights lack the tensor {error}: fetch them anew") from None
         heads = dict(sorted((heads or {}).items()))
         self.heads = nn.ModuleDict({str(side): head for side, head in heads.items()})
-        self.resolution = 2 * self.blocks[-1].conv2.noise.shape[-1]  # type: ignore[union-attr, operator]
+        self.resolution = 2 * int(self.blocks[-1].conv2.noise.shape[-1])
         self.resolutions = (*heads, self.resolution)
         self.layer_names = (
             "b4.conv",
@@ -144,25 +82,25 @@ class MobileStyleGAN(nn.Module):
         n_blocks = len({key.split(".")[2] for key in tensors if key.startswith("synthesis.blocks.")})
         if not depth or not n_blocks:
             raise WeightFileError("these tensors hold no MobileStyleGAN (no mapping layers or no synthesis blocks)")
-        self.mapping_weights = nn.ParameterList(_frozen(tensors[f"mapping.{k}.weight"]) for k in range(depth))
-        self.mapping_biases = nn.ParameterList(_frozen(tensors[f"mapping.{k}.bias"]) for k in range(depth))
-        self.latent_dim = self.mapping_weights[0].shape[1]
-        synthesis = _below(tensors, "synthesis")
-        self.input = _frozen(synthesis["input"])
-        self.conv0 = _StyledConvolution(_below(synthesis, "conv0"))
-        self.blocks = nn.ModuleList(_Block(_below(synthesis, f"blocks.{i}")) for i in range(n_blocks))
-        self.to_rgb_style = _Style(_below(synthesis, "to_rgb"))
-        self.to_rgb_weight = _frozen(synthesis["to_rgb.weight"])
-        self.to_rgb_bias = _frozen(synthesis["to_rgb.bias"])
+        self.mapping_weights = nn.ParameterList(frozen(tensors[f"mapping.{k}.weight"]) for k in range(depth))
+        self.mapping_biases = nn.ParameterList(frozen(tensors[f"mapping.{k}.bias"]) for k in range(depth))
+        self.latent_dim = int(self.mapping_weights[0].shape[1])
+        synthesis = below(tensors, "synthesis")
+        self.input = frozen(synthesis["input"])
+        self.conv0 = StyledConvolution(below(synthesis, "conv0"))
+        self.block_modules = nn.ModuleList(Block(below(synthesis, f"blocks.{i}")) for i in range(n_blocks))
+        self.to_rgb_style = Style(below(synthesis, "to_rgb"))
+        self.to_rgb_weight = frozen(synthesis["to_rgb.weight"])
+        self.to_rgb_bias = frozen(synthesis["to_rgb.bias"])
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over names and values of all weights, early exits included."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    @property
+    def blocks(self) -> list[Block]:
+        """Blocks of the synthesis network, from 8 px on."""
+        return [cast(Block, block) for block in self.block_modules]
+
+    def head(self, side: int) -> EarlyExitHead:
+        """Early exit that makes pictures of `side` px."""
+        return cast(EarlyExitHead, self.heads[str(side)])
 
     @cached_property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
@@ -239,9 +177,9 @@ class MobileStyleGAN(nn.Module):
             return torch.cat(pictures).clone() if pictures else w.new_empty(0, 3, side, side)
         if side == self.resolution:
             return self._collect(w, ("image",))["image"]
-        head = self.heads[str(side)]
-        layer = str(head.layer)
-        return head(self._collect(w, (layer,))[layer], w)
+        head = self.head(side)
+        picture: Tensor = head(self._collect(w, (head.layer,))[head.layer], w)
+        return picture
 
     def activations(self, latents: Tensor, layers: Sequence[str], *, space: str = "w") -> dict[str, Tensor]:
         """Return the activations of the named layers; no layer behind the last one named is computed.
@@ -290,9 +228,9 @@ class MobileStyleGAN(nn.Module):
         x = self.conv0(self.input.expand(len(w), -1, -1, -1), w)
         yield next(names), x
         for block in self.blocks:
-            x = haar_upsample(x * block.up(w))  # type: ignore[operator]
+            x = haar_upsample(x * block.up(w))
             for convolution in (block.conv1, block.conv2):
-                x = convolution(x, w)  # type: ignore[operator]
+                x = convolution(x, w)
                 yield next(names), x
         bands = F.conv2d(x * self.to_rgb_style(w), self.to_rgb_weight, self.to_rgb_bias)
         yield next(names), haar_upsample(bands)
@@ -315,11 +253,3 @@ class MobileStyleGAN(nn.Module):
 def sample_z_block(n: int, latent_dim: int, seed: int) -> Tensor:
     """Draw many latents at once (for statistics, where their order does not matter)."""
     return torch.randn(n, latent_dim, generator=torch.Generator().manual_seed(seed))
-
-
-def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.clone(), requires_grad=False)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) + 1 :]: value for key, value in tensors.items() if key.startswith(prefix + ".")}

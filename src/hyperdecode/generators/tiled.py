@@ -8,27 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hyperdecode.generators.layers import SLOPE, Style, StyledConvolution
+
 if TYPE_CHECKING:
     from hyperdecode.generators.mobilestylegan import MobileStyleGAN
 
 __all__ = ["TiledSynthesis"]
 
 STRIP_BYTES = 4 * 2**20
-SLOPE = 0.2
 
 
 class _Layer(NamedTuple):
     """Weights of a styled convolution, its output channels in the order of the wavelet bands where asked."""
 
-    style: torch.nn.Module
+    style: Style
     depthwise: Tensor | None
     weight: Tensor
     noise: Tensor
     bias: Tensor
 
     @classmethod
-    def of(cls, module: torch.nn.Module, banded: bool) -> _Layer:
-        weight, bias = module.weight, module.bias
+    def of(cls, module: StyledConvolution, banded: bool) -> _Layer:
+        weight: Tensor = module.weight
+        bias: Tensor = module.bias
         if banded:
             order = _band_order(len(bias))
             weight, bias = weight[order], bias[order]
@@ -49,7 +51,7 @@ class _Layer(NamedTuple):
 class _Block(NamedTuple):
     """A block of the network, and its second convolution as it is when an early exit reads it."""
 
-    up: torch.nn.Module
+    up: Style
     conv1: _Layer
     conv2: _Layer
     plain_conv2: _Layer
@@ -71,7 +73,7 @@ class TiledSynthesis:
     """
 
     def __init__(self, generator: MobileStyleGAN) -> None:
-        self.heads = generator.heads
+        self.generator = generator
         self.input = generator.input
         self.conv0 = _Layer.of(generator.conv0, banded=True)
         self.blocks = []
@@ -98,13 +100,14 @@ class TiledSynthesis:
         -------
         Tensor, (1, 3, side, side)
         """
-        head = self.heads[str(side)] if str(side) in self.heads else None
+        head = None if side == self.generator.resolution else self.generator.head(side)
         exit_block, _, exit_layer = head.layer.partition(".") if head is not None else ("", "", "")
         x = self.conv0.run(self.input[None], w, slice(None)).contiguous(memory_format=torch.channels_last)
         for block in self.blocks[:-1]:
             if block.name == exit_block and head is not None:
                 layers = [block.conv1] if exit_layer == "conv1" else [block.conv1, block.plain_conv2]
-                return head(self._run(block, layers, x, w), w)
+                picture: Tensor = head(self._run(block, layers, x, w), w)
+                return picture
             x = self._run(block, [block.conv1, block.conv2], x, w)
         return self._run(self.blocks[-1], [self.blocks[-1].conv1, self.blocks[-1].conv2], x, w, to_rgb=True)
 

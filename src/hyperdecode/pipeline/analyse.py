@@ -170,14 +170,14 @@ class Analysis:
                 raise UserError(f"{run.bold} lies on another grid than {runs[0].bold}: resample all runs to one grid")
         shape, affine = images[0].shape[:3], images[0].affine
         z = np.concatenate([np.asarray(image.dataobj, np.float32).reshape(-1, image.shape[3]).T for image in images])
-        split = Split.of(trials["stim_file"], trials["role"])
+        split = Split.of(list(trials["stim_file"]), list(trials["role"]))
         training_roles = [split.roles[row] for row in split.training_rows]
         mask = voxel_mask(split.training(z), training_roles, self.config.bold.n_voxels)
         usable = mask.selected & np.isfinite(z).all(0)
         lost = int(mask.selected.sum() - usable.sum())
         if lost:
             raise UserError(
-                f"sub-{subject}: {lost} mask voxels have no z-map in test trials (NaN or constant BOLD): mend these runs"
+                f"sub-{subject}: {lost} mask voxels have no z-map in test trials (NaN or constant): mend those runs"
             )
         image = write_image(self.layout.subject(subject, "desc-mostactive_mask.nii.gz"), _volume(usable, shape), affine)
         background = None if self.config.bold.space != "native" else nib.load(self.layout.mean_functional(runs[0]))
@@ -198,7 +198,7 @@ class Analysis:
     def _decode(self, subject: str) -> dict[str, Any]:
         z = load_file(self.layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"]
         trials = pd.read_csv(self.layout.subject(subject, "trials.tsv"), sep="\t")
-        split = Split.of(trials["stim_file"], trials["role"])
+        split = Split.of(list(trials["stim_file"]), list(trials["role"]))
         unseen = sorted(set(self.stimuli.names("test")) - set(split.test_stimuli))
         if unseen:
             raise UserError(

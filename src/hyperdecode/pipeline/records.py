@@ -118,6 +118,6 @@ def _hashes(paths: Iterable[Path], study: Path) -> dict[str, str]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as they come back from TOML: no None, tuples as lists."""
+    """Return settings as they come back from TOML: no None, tuples as lists."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return {key: value for key, value in plain.items() if value is not None}

@@ -81,7 +81,8 @@ def run_study(
         raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
     if generator.fingerprint != stimuli.settings["fingerprint"]:
         raise UserError(
-            f"the stimuli were made by {stimuli.settings['generator']} {str(stimuli.settings['fingerprint'])[:12]}, this is "
+            f"the stimuli were made by {stimuli.settings['generator']} "
+            f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
             f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
         )
     layout = Layout(study)
@@ -110,8 +111,8 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
     for label, found in runs.items():
         if not found:
             raise UserError(
-                f"{study} has no BOLD of sub-{label}, task-{config.task}: copy its func/ folder there, change study.toml, "
-                f"or make simulated data with `hyperdecode simulate {study}`"
+                f"{study} has no BOLD of sub-{label}, task-{config.task}: copy its func/ folder there, "
+                f"change study.toml, or make simulated data with `hyperdecode simulate {study}`"
             )
     return runs
 
@@ -189,7 +190,8 @@ def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> Su
         test_hash=_trials_hash(trials, "test"),
         mask_png=layout.subject(subject, "desc-mostactive_mask.png").read_bytes(),
         facts={
-            "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation on training trials"
+            "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation "
+            "on training trials"
         },
         notes=notes,
     )
@@ -205,7 +207,7 @@ def _summary(config: StudyConfig) -> dict[str, str]:
     n_trials = faces.n_train + faces.n_test * faces.test_repeats
     return {
         "Stimuli": (
-            f"{faces.n_train} training faces shown once and {faces.n_test} test faces shown {faces.test_repeats} times, "
+            f"{faces.n_train} training faces shown once, {faces.n_test} test faces {faces.test_repeats} times, "
             f"made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
         ),
         "Experiment": (
@@ -216,7 +218,7 @@ def _summary(config: StudyConfig) -> dict[str, str]:
             f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
             f"averaged; the {config.bold.n_voxels} voxels of highest mean z over training trials."
         ),
-        "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}, penalty chosen on training trials.",
+        "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}; penalty by training trials.",
     }
 
 

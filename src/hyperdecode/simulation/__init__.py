@@ -1,0 +1,1 @@
+"""Subjects whose truth is known."""

@@ -201,7 +201,7 @@ def _read(
     field = np.einsum("vi,vj->vij", rows, columns).astype(np.float32)
     field /= field.sum(axis=(1, 2), keepdims=True) + 1e-12
     filters = np.einsum("vc,vij->vcij", weights, field).reshape(len(weights), -1)
-    return values.reshape(len(values), -1) @ filters.T
+    return np.asarray(values.reshape(len(values), -1) @ filters.T, np.float32)
 
 
 def _noise(rng: np.random.Generator, n_volumes: int, subject: SimulatedSubject) -> NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
@@ -84,7 +86,7 @@ def _even(runs: list[list[tuple[str, str]]]) -> list[list[tuple[str, str]]]:
 def _ordered(run: list[tuple[str, str]], rng: np.random.Generator) -> list[tuple[str, str]]:
     for _ in range(TRIES):
         order = [run[i] for i in rng.permutation(len(run))]
-        if all(a[1] != b[1] for a, b in zip(order, order[1:], strict=False)):
+        if all(a[1] != b[1] for a, b in pairwise(order)):
             return order
     raise UserError("a run repeats its test faces so often that some must follow themselves: raise timing.n_runs")
 

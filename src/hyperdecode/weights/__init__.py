@@ -1,0 +1,1 @@
+"""Weight files to tensors, running no code that is in them."""

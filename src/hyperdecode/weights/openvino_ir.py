@@ -173,6 +173,7 @@ def _constant(layer: ElementTree.Element, weights: bytes, source: str, name: str
         count *= n
     if min(shape, default=1) < 0 or count * dtype.itemsize != size or offset < 0 or offset + size > len(weights):
         raise WeightFileError(
-            f"{source}: constant {name!r} claims {size} bytes at {offset} for shape {shape}, the binary has {len(weights)}"
+            f"{source}: constant {name!r} claims {size} bytes at {offset} for shape {shape}, "
+            f"the binary has {len(weights)}"
         )
     return np.frombuffer(weights, dtype, count, offset).reshape(shape)

