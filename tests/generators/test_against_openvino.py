@@ -1,0 +1,58 @@
+"""The proof that our network is the published one: OpenVINO's own runtime on the same files."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+openvino = pytest.importorskip("openvino")
+
+N_ALL, N_BATCHED = 20, 2
+
+
+@pytest.fixture(scope="module")
+def networks(wheel, tmp_path_factory):
+    """Compile the mapping and the synthesis network of the wheel."""
+    folder = tmp_path_factory.mktemp("ir")
+    core = openvino.Core()
+    compiled = []
+    with zipfile.ZipFile(wheel) as archive:
+        for part in ("Mapping", "Synthesis"):
+            for ending in ("xml", "bin"):
+                member = f"random_face/data/{part}Network.{ending}"
+                (folder / f"{part}.{ending}").write_bytes(archive.read(member))
+            settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+            compiled.append(core.compile_model(folder / f"{part}.xml", "CPU", settings))
+    return compiled
+
+
+def run(network, value):
+    return torch.from_numpy(np.array(next(iter(network([value.numpy()]).values()))))
+
+
+def test_twenty_faces_equal_openvinos(face_generator, networks, capsys):
+    mapping, synthesis = networks
+    z = face_generator.sample(N_ALL, seed=2021)
+    w = face_generator.to_w(z)
+    difference_w, difference_tiled, difference_batched, spread = 0.0, 0.0, 0.0, []
+    for i in range(N_ALL):
+        their_w = run(mapping, z[i : i + 1])
+        difference_w = max(difference_w, float((their_w - w[i]).abs().max()))
+        theirs = run(synthesis, their_w.reshape(1, -1))
+        assert theirs.shape == (1, 3, 1024, 1024)
+        spread.append(float(theirs.std()))
+        # Each chain from its own w: what a user of either would see.
+        difference_tiled = max(difference_tiled, float((face_generator.images(w[i : i + 1]) - theirs).abs().max()))
+        if i < N_BATCHED:
+            ours = face_generator.activations(w[i : i + 1], ["image"])["image"]
+            difference_batched = max(difference_batched, float((ours - theirs).abs().max()))
+    with capsys.disabled():
+        print(
+            f"\nlargest difference from OpenVINO over {N_ALL} faces: w {difference_w:.1e}, pictures by strips "
+            f"{difference_tiled:.1e}, as a batch ({N_BATCHED} faces) {difference_batched:.1e}"
+        )
+    assert min(spread) > 0.1
+    assert difference_w < 1e-4
+    assert difference_tiled < 2e-3
+    assert difference_batched < 2e-3
