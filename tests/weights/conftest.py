@@ -1,0 +1,102 @@
+"""A writer of small OpenVINO IRs, and one that lays a MobileStyleGAN out as the published export does."""
+
+from __future__ import annotations
+
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import pytest
+
+
+class IRWriter:
+    """Layers and edges as text, constants one after the other in a binary."""
+
+    def __init__(self):
+        self.layers, self.edges, self.bin = [], [], b""
+
+    def op(self, kind, *inputs, name=None, data=""):
+        number = len(self.layers)
+        self.layers.append(
+            f'<layer id="{number}" name={quoteattr(name or f"{kind}_{number}")} type="{kind}" version="opset1">'
+            f"{data}</layer>"
+        )
+        for port, producer in enumerate(inputs):
+            self.edges.append(f'<edge from-layer="{producer}" from-port="0" to-layer="{number}" to-port="{port}"/>')
+        return number
+
+    def const(self, value, name=None, element_type="f32"):
+        value = np.ascontiguousarray(value)
+        shape = ", ".join(map(str, value.shape))
+        data = f'<data element_type="{element_type}" shape="{shape}" offset="{len(self.bin)}" size="{value.nbytes}"/>'
+        self.bin += value.tobytes()
+        return self.op("Const", name=name, data=data)
+
+    @property
+    def xml(self):
+        return (
+            f'<?xml version="1.0"?><net name="n" version="10"><layers>{"".join(self.layers)}</layers>'
+            f"<edges>{''.join(self.edges)}</edges></net>"
+        ).encode()
+
+
+@pytest.fixture
+def writer():
+    """Return a new, empty IR."""
+    return IRWriter()
+
+
+@pytest.fixture(scope="session")
+def mobilestylegan_ir(make_tiny_tensors):
+    """(mapping, synthesis) of the tiny generator as IRs, styles behind fixed scales as in the export."""
+    tensors = {key: value.numpy() for key, value in make_tiny_tensors().items()}
+    return _mapping(tensors), _synthesis(tensors)
+
+
+def _mapping(t):
+    ir = IRWriter()
+    x = ir.op("Parameter", name="z")
+    for k in range(3):
+        product = ir.op("MatMul", x, ir.const(t[f"mapping.{k}.weight"]))
+        bias = t[f"mapping.{k}.bias"]
+        if k:
+            total = ir.op("Add", product, ir.const(bias[None]))
+        else:
+            shaped = ir.op("Reshape", ir.const(bias), ir.const(np.array([1, len(bias)], np.int64), element_type="i64"))
+            total = ir.op("Add", product, shaped)
+        x = ir.op("PRelu", total, ir.const(np.array([0.2], np.float32)))
+    return ir
+
+
+def _synthesis(t):
+    ir = IRWriter()
+    w = ir.op("Parameter", name="w")
+
+    def styled(theirs, ours, x, scale=None):
+        weight, bias = t[f"{ours}.style.weight"], t[f"{ours}.style.bias"]
+        by = np.float32(1 if scale is None else scale)
+        product = ir.op("MatMul", w, ir.const(weight / by, f"{theirs}.modulation.weight"))
+        total = ir.op("Add", product, ir.const((bias / by)[None], f"{theirs}.modulation.bias"))
+        shape = ir.const(np.array([1, -1, 1, 1], np.int64), element_type="i64")
+        style = ir.op("Reshape", total, shape)
+        if scale is not None:
+            style = ir.op("Multiply", style, ir.const(np.full((1, 1, 1, 1), scale, np.float32)))
+        return ir.op("Multiply", x, style)
+
+    def convolution(theirs, ours, x, scale):
+        x = styled(f"{theirs}.conv", ours, x, scale)
+        if f"{ours}.depthwise" in t:
+            x = ir.op("GroupConvolution", x, ir.const(t[f"{ours}.depthwise"][:, None]))
+        x = ir.op("Convolution", x, ir.const(t[f"{ours}.weight"]))
+        x = ir.op("Add", x, ir.const(t[f"{ours}.noise"][None, None]))
+        return ir.op("PRelu", ir.op("Add", x, ir.const(t[f"{ours}.bias"][None, :, None, None], f"{theirs}.bias")))
+
+    x = convolution("m.conv1", "synthesis.conv0", ir.const(t["synthesis.input"][None], "m.input.input"), 0.25)
+    for i in range(3):
+        ours, theirs = f"synthesis.blocks.{i}", f"m.layers.{i}"
+        x = ir.op("Haar", styled(f"{theirs}.up", f"{ours}.up", x))
+        x = convolution(f"{theirs}.conv1", f"{ours}.conv1", x, 0.5)
+        x = convolution(f"{theirs}.conv2", f"{ours}.conv2", x, None)
+    x = styled("m.layers.2.to_img.conv", "synthesis.to_rgb", x, 2.0)
+    x = ir.op("Convolution", x, ir.const(t["synthesis.to_rgb.weight"], "m.layers.2.to_img.conv.weight"))
+    ir.op("Add", x, ir.const(t["synthesis.to_rgb.bias"][None, :, None, None], "m.layers.2.to_img.bias"))
+    return ir
