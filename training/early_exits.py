@@ -69,7 +69,7 @@ def _collect(generator: MobileStyleGAN, first_seed: int) -> dict[str, np.ndarray
     for k in range(CHUNK):
         latents = latent(generator, first_seed + k)
         w[k] = latents[0].numpy()
-        features = generator.tiled_features(latents, list(EXIT_LAYERS.values()))
+        features = generator.activations(latents, [*EXIT_LAYERS.values(), "image"])
         picture = features.pop("image")
         for p in range(PATCHES):
             row, column = rng.integers(0, 64 - CELL + 1, 2)

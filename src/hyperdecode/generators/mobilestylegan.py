@@ -218,8 +218,7 @@ class MobileStyleGAN(nn.Module):
         side = self.resolution if resolution is None else resolution
         if side not in self.resolutions:
             raise UserError(f"{self.name} makes pictures of {self.resolutions} px, not {side}: choose one of these")
-        gradients = torch.is_grad_enabled() and (w.requires_grad or self.input.requires_grad)
-        if w.device.type == "cpu" and w.dtype == torch.float32 and not gradients:
+        if self._on_cpu_without_gradients(w):
             with torch.inference_mode():
                 pictures = [self._tiled.image(row[None], side) for row in w]
             return torch.cat(pictures).clone() if pictures else w.new_empty(0, 3, side, side)
@@ -251,12 +250,12 @@ class MobileStyleGAN(nn.Module):
         unknown = [name for name in layers if name not in self.layer_names]
         if unknown:
             raise UserError(f"{self.name} has no layer {unknown[0]!r}: choose among {', '.join(self.layer_names)}")
-        return self._collect(self._as_w(latents, space), layers)
-
-    def tiled_features(self, w: Tensor, layers: list[str]) -> dict[str, Tensor]:
-        """Activations of the named layers, and ``"image"``, of one face by the fast pass (to train early exits)."""
+        w = self._as_w(latents, space)
+        if not (self._on_cpu_without_gradients(w) and len(w) and set(layers) <= set(self._tiled.layers)):
+            return self._collect(w, layers)
         with torch.inference_mode():
-            return self._tiled.features(w, layers)
+            faces = [self._tiled.activations(row[None], set(layers)) for row in w]
+        return {name: torch.cat([face[name] for face in faces]).clone() for name in layers}
 
     def _collect(self, w: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         wanted, found = set(layers), {}
@@ -282,6 +281,10 @@ class MobileStyleGAN(nn.Module):
                 yield next(names), x
         bands = F.conv2d(x * self.to_rgb_style(w), self.to_rgb_weight, self.to_rgb_bias)
         yield next(names), haar_upsample(bands)
+
+    def _on_cpu_without_gradients(self, w: Tensor) -> bool:
+        gradients = torch.is_grad_enabled() and (w.requires_grad or self.input.requires_grad)
+        return w.device.type == "cpu" and w.dtype == torch.float32 and not gradients
 
     @cached_property
     def _tiled(self) -> TiledSynthesis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -111,16 +112,40 @@ class TiledSynthesis:
             x = self._run(block, [block.conv1, block.conv2], x, w)
         return self._run(self.blocks[-1], [self.blocks[-1].conv1, self.blocks[-1].conv2], x, w, to_rgb=True)
 
-    def features(self, w: Tensor, layers: list[str]) -> dict[str, Tensor]:
-        """Full picture (``"image"``) and, on the way, the named second convolutions of blocks: one forward pass."""
-        found = {}
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that `activations` can give: all but the first convolution of each block."""
+        return ("b4.conv", *(f"{block.name}.conv2" for block in self.blocks), "image")
+
+    def activations(self, w: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
+        """Run one face as far as the last of `layers` and return these activations.
+
+        Parameters
+        ----------
+        w : Tensor, (1, latent_dim)
+        layers : collection of str
+            Among `self.layers`.
+
+        Returns
+        -------
+        dict of str to Tensor, (1, channels, height, width)
+        """
+        found: dict[str, Tensor] = {}
         x = self.conv0.run(self.input[None], w, slice(None)).contiguous(memory_format=torch.channels_last)
-        for block in self.blocks[:-1]:
+        if "b4.conv" in layers:
+            found["b4.conv"] = x[:, _band_order(x.shape[1]).argsort()]
+        *blocks, last = self.blocks
+        for block in blocks:
+            if len(found) == len(layers):
+                return found
             x = self._run(block, [block.conv1, block.conv2], x, w)
             if f"{block.name}.conv2" in layers:
                 found[f"{block.name}.conv2"] = x[:, _band_order(x.shape[1]).argsort()]
-        last = self.blocks[-1]
-        return found | {"image": self._run(last, [last.conv1, last.conv2], x, w, to_rgb=True)}
+        if f"{last.name}.conv2" in layers:
+            found[f"{last.name}.conv2"] = self._run(last, [last.conv1, last.conv2], x, w)
+        if "image" in layers:
+            found["image"] = self._run(last, [last.conv1, last.conv2], x, w, to_rgb=True)
+        return found
 
     def _run(self, block: _Block, layers: list[_Layer], x: Tensor, w: Tensor, to_rgb: bool = False) -> Tensor:
         """Run a block strip by strip, as far as `layers` go, on to the colours when asked."""

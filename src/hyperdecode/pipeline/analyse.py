@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.evaluation.blind import matched_noise
@@ -112,7 +113,7 @@ class Analysis:
         decoded = self.layout.subject(subject, "desc-ridge_latents.safetensors")
 
         def work() -> None:
-            self._write_pictures(list(outputs), self._as_w(load_file(decoded)["predicted"]))
+            self._write_pictures(list(outputs), self._as_w(load_file(decoded)["drawn"]))
 
         return Step(f"reconstruct_sub-{subject}", 1, settings, (decoded,), outputs, work)
 
@@ -217,18 +218,17 @@ class Analysis:
             decoder.fit(split.training(z), split.training(latents), roles=training_roles, groups=_groups(shown))
         predicted = decoder.predict(split.test_averages(z)).astype(np.float32)
         true = self.stimuli.latents(split.test_stimuli, space).numpy()
-        training = split.training(latents)
-        result = {
-            "predicted": predicted,
-            "true": true,
-            "training_mean": training.mean(0, dtype=np.float64).astype(np.float32),
-        }
+        training = np.asarray(split.training(latents), np.float64)
+        mean = training.mean(0)
+        norm = float(np.linalg.norm(training - mean, axis=1).mean())
+        drawn = match_norm(predicted, mean, norm) if self.config.decoding.match_norm else predicted
+        result = {"predicted": predicted, "drawn": drawn, "true": true, "training_mean": mean}
         fitted = {
             key: np.asarray(getattr(decoder, key), np.float32) for key in ("coef_", "intercept_", "x_mean_", "x_scale_")
         }
         for name, tensors in (("decoder", fitted), ("latents", result)):
             with atomic_path(self.layout.subject(subject, f"desc-ridge_{name}.safetensors")) as temporary:
-                save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary)
+                save_file({key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()}, temporary)
         return {
             "alpha": float(decoder.alpha_),
             "n_training_trials": len(training),
@@ -255,7 +255,7 @@ class Analysis:
         blind = {
             "mean": self._pictures(latents["training_mean"][None]),
             "zero": self._pictures(mean[None].astype(np.float32)),
-            "noise": self._pictures(matched_noise(latents["predicted"], 1, seed)[0].astype(np.float32)),
+            "noise": self._pictures(matched_noise(latents["drawn"], 1, seed)[0].astype(np.float32)),
         }
         judged = judged.joined(evaluate_pictures(made, shown, blind, n_permutations=n_permutations, seed=seed))
         self._write_scores(subject, judged, names)

@@ -149,7 +149,7 @@ def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
     subjects = [_subject_report(analysis, subject, mine) for subject, mine in runs.items()]
     data = ReportData(
         title=config.name,
-        summary=_summary(config),
+        summary=_summary(analysis, runs),
         stimuli=stimuli,
         stimulus_names=[Path(name).stem for name in names],
         subjects=subjects,
@@ -202,17 +202,17 @@ def _trials_hash(trials: pd.DataFrame, role: str) -> str:
     return sha256_bytes(mine.to_csv(index=False).encode())
 
 
-def _summary(config: StudyConfig) -> dict[str, str]:
-    faces, timing = config.stimuli, config.timing
-    n_trials = faces.n_train + faces.n_test * faces.test_repeats
+def _summary(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> dict[str, str]:
+    config, faces = analysis.config, analysis.config.stimuli
+    n_trials = sum(len(pd.read_csv(analysis.layout.subject(s, "trials.tsv"), sep="\t")) for s in runs)
     return {
         "Stimuli": (
-            f"{faces.n_train} training faces shown once, {faces.n_test} test faces {faces.test_repeats} times, "
-            f"made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
+            f"{faces.n_train} training faces and {faces.n_test} test faces, planned to be shown {faces.test_repeats} "
+            f"times each, made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
         ),
         "Experiment": (
-            f"{n_trials} trials of {timing.on + timing.off:g} s in {timing.n_runs} runs, TR {timing.t_r:g} s, "
-            f"{len(config.subjects)} subjects."
+            f"{n_trials} trials in {sum(map(len, runs.values()))} runs of {len(runs)} "
+            f"{'subject' if len(runs) == 1 else 'subjects'}."
         ),
         "BOLD to z-maps": (
             f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
@@ -223,6 +223,11 @@ def _summary(config: StudyConfig) -> dict[str, str]:
 
 
 def _study_notes(config: StudyConfig) -> list[str]:
-    if config.bold.space == "native":
-        return ["The BOLD was used as it lies; nothing was realigned or normalised here."]
-    return ["The BOLD was taken to lie motionless in MNI space; nothing was realigned or normalised here."]
+    space = "where it is" if config.bold.space == "native" else "motionless in MNI space"
+    notes = [f"The BOLD was taken to lie {space}; nothing was realigned or normalised here."]
+    if config.decoding.match_norm:
+        notes.append(
+            "Pictures and their scores are of decoded latents stretched to the mean length of training latents (ridge "
+            "regression shrinks them towards the average face); scores of latents are of the latents as decoded."
+        )
+    return notes

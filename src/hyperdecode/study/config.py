@@ -105,10 +105,22 @@ class BoldSettings(_Settings):
 
 
 class DecodingSettings(_Settings):
-    """From z-maps to latents."""
+    """From z-maps to latents.
+
+    Attributes
+    ----------
+    space : str
+        The latent space that is decoded.
+    n_folds : int
+        Folds of the cross-validation that chooses the penalty.
+    match_norm : bool
+        Draw pictures from predictions stretched to the length of training latents (scores of latents are of
+        the predictions as they are).
+    """
 
     space: Literal["w", "z"] = "w"
     n_folds: Annotated[int, Field(ge=2, le=50)] = 5
+    match_norm: bool = True
 
 
 class EvaluationSettings(_Settings):

@@ -62,7 +62,7 @@ class StimulusSet:
 
     def latents(self, names: list[str], space: str) -> Tensor:
         """Latents of the named stimuli in ``"z"`` or ``"w"``, (len(names), latent_dim)."""
-        rows = self._rows(names)["latent"].to_numpy()
+        rows = self._rows(names)["latent"].to_numpy(copy=True)
         return {"z": self.z, "w": self.w}[space][torch.as_tensor(rows)]
 
     def roles(self, names: list[str]) -> list[str]:
