@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import LeakageError, UserError
 
-__all__ = ["Split", "require_training"]
+__all__ = ["ROLES", "Split", "require_training"]
 
 ROLES = ("train", "test")
 

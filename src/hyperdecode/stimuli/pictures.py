@@ -70,17 +70,28 @@ def stimulus_pictures(
     batch : int
         Pictures made at a time.
 
-    Yields
-    ------
-    ndarray of uint8, (size, size, 3)
+    Returns
+    -------
+    iterator of ndarray of uint8, (size, size, 3)
 
     Raises
     ------
     UserError
-        When `size` exceeds `render`.
+        When the generator does not make pictures of `render` px, or `size` exceeds `render`.
     """
+    if render not in generator.resolutions:
+        raise UserError(
+            f"stimuli.render = {render}, but {generator.name} makes pictures of {generator.resolutions} px: "
+            "choose one of these"
+        )
     if size > render:
         raise UserError(f"stimuli of {size} px cannot come from pictures of {render} px: raise stimuli.render")
+    return _stimulus_pictures(generator, w, render, size, batch)
+
+
+def _stimulus_pictures(
+    generator: Generator, w: Tensor, render: int, size: int, batch: int
+) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(w), batch):
         made = generator.images(w[start : start + batch], resolution=render)
         yield from to_uint8(resize(made, size))

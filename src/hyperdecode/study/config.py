@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
@@ -26,6 +26,8 @@ __all__ = [
 ]
 
 CONFIG_NAME = "study.toml"
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+"""Value of a BIDS entity."""
 
 
 class _Settings(BaseModel):
@@ -129,14 +131,20 @@ class EvaluationSettings(_Settings):
     n_permutations: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
 
 
+def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("a subject is named twice")
+    return labels
+
+
 class StudyConfig(_Settings):
     """Everything that defines a study."""
 
     name: str = "hyperdecode study"
     generator: str = "mobilestylegan-ffhq"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    subjects: Annotated[tuple[str, ...], Field(min_length=1)] = ("01", "02")
-    task: Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")] = "faces"
+    subjects: Annotated[tuple[Label, ...], Field(min_length=1), AfterValidator(_unique)] = ("01", "02")
+    task: Label = "faces"
     stimuli: StimulusSettings = StimulusSettings()
     timing: TimingSettings = TimingSettings()
     simulation: SimulationSettings = SimulationSettings()

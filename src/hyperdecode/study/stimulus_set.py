@@ -20,6 +20,7 @@ from torch import Tensor
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, sha256_file, write_text
 from hyperdecode.generators.base import Generator
+from hyperdecode.split import ROLES
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
 
@@ -29,6 +30,7 @@ FOLDER = "stimuli"
 MANIFEST = "manifest.tsv"
 SETTINGS = "manifest.json"
 LATENTS = "latents.safetensors"
+COLUMNS = ("stim_file", "role", "latent", "sha256", "latent_sha256")
 MAX_PIXELS = 4096 * 4096
 TOLERANCE = 2
 """Grey levels by which a picture made again may differ (rounding of float32 on another machine)."""
@@ -130,10 +132,10 @@ def make_stimuli(
     roles = ["test"] * wanted.n_test + ["train"] * wanted.n_train
     names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
     names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
     pictures = stimulus_pictures(generator, w[todo], render=wanted.render, size=wanted.size)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     for done, (i, picture) in enumerate(zip(todo, pictures, strict=True), start=1):
         with atomic_path(folder / names[i]) as temporary:
             Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
@@ -174,6 +176,7 @@ def read_stimuli(study: Path) -> StimulusSet:
         raise UserError(
             f"{folder} has no readable manifest and latents ({error}): run `hyperdecode stimuli {study}`"
         ) from None
+    _require_manifest(folder, settings, manifest)
     again = f"restore it from your copy, or make all stimuli anew with `hyperdecode stimuli {study} --force`"
     if sha256_bytes(data) != settings.get("latents_sha256"):
         raise UserError(f"{folder / LATENTS} was changed since the manifest was written: {again}")
@@ -185,7 +188,7 @@ def read_stimuli(study: Path) -> StimulusSet:
                 raise UserError(
                     f"{folder / MANIFEST} binds {row.stim_file} to another latent than it was made from: {again}"
                 )
-            path = folder / Path(str(row.stim_file)).name
+            path = folder / str(row.stim_file)
             if not path.is_file() or sha256_file(path) != row.sha256:
                 raise UserError(f"{path} is absent or was changed since the manifest was written: {again}")
     except (SafetensorError, KeyError, IndexError, AttributeError) as error:
@@ -242,9 +245,10 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     if not (folder / SETTINGS).exists():
         return False
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        content = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     except ValueError:
-        found = {}
+        content = None
+    found = content if isinstance(content, dict) else {}
     differing = [key for key, value in settings.items() if found.get(key) != value]
     if force:
         for file in (*folder.glob("*.png"), folder / MANIFEST, folder / LATENTS):
@@ -258,13 +262,38 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     return (folder / MANIFEST).exists()
 
 
+def _require_manifest(folder: Path, settings: Any, manifest: pd.DataFrame) -> None:
+    """Refuse a manifest that lacks a column, names a file twice or outside the folder, or gives an unknown role."""
+    if not isinstance(settings, dict):
+        raise UserError(f"{folder / SETTINGS} must hold a JSON object: restore it from your copy")
+    problem = None
+    missing = [column for column in COLUMNS if column not in manifest.columns]
+    if missing:
+        problem = f"lacks the column {missing[0]!r}"
+    elif not manifest["role"].isin(ROLES).all():
+        problem = f"has a role other than {' and '.join(ROLES)}"
+    elif not manifest["stim_file"].is_unique:
+        problem = f"names {manifest['stim_file'][manifest['stim_file'].duplicated()].iloc[0]} twice"
+    elif not all(Path(str(name)).name == name for name in manifest["stim_file"]):
+        problem = "names a file outside its folder"
+    elif not pd.api.types.is_integer_dtype(manifest["latent"]) or (manifest["latent"] < 0).any():
+        problem = "has a latent that is not a row number"
+    if problem:
+        raise UserError(f"{folder / MANIFEST} {problem}: restore it from your copy")
+
+
 def _latent_hash(z: Tensor, w: Tensor) -> str:
     return sha256_bytes(z.contiguous().numpy().tobytes() + w.contiguous().numpy().tobytes())
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """Read a PNG of bounded size as 8-bit RGB, (h, w, 3)."""
-    with Image.open(path, formats=["PNG"]) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise UserError(f"{path} claims {picture.width} x {picture.height} px, more than any stimulus")
-        return np.asarray(picture.convert("RGB"))
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise UserError(f"{path} claims {picture.width} x {picture.height} px, more than any stimulus")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(
+            f"{path} is not a readable PNG ({' '.join(str(error).split())}): make or copy it again"
+        ) from None
