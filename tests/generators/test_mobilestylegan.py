@@ -44,15 +44,19 @@ def test_strips_equal_the_batch(make_tiny, w, monkeypatch, strip_bytes, side):
 
 
 @pytest.mark.parametrize("strip_bytes", [1, 4 * 16 * 16 * 3, 2**22])
-def test_strips_give_the_activations_of_the_batch(make_tiny, w, monkeypatch, strip_bytes):
+@pytest.mark.parametrize(
+    "layers",
+    [["b4.conv"], ["b16.conv2", "b8.conv2"], ["b32.conv2"], ["image", "b4.conv", "b8.conv2", "b16.conv2", "b32.conv2"]],
+)
+def test_strips_give_the_activations_of_the_batch(make_tiny, w, monkeypatch, strip_bytes, layers):
     monkeypatch.setattr(tiled, "STRIP_BYTES", strip_bytes)
     generator = make_tiny()
-    layers = ["b8.conv2", "b16.conv2"]
-    found = generator.tiled_features(w[:1], layers)
-    expected = generator.activations(w[:1], [*layers, "image"])
-    assert found.keys() == expected.keys()
+    found = generator.activations(w, layers)
+    expected = generator.activations(w.clone().requires_grad_(), layers)
+    assert list(found) == list(expected) == layers
     for name, value in expected.items():
-        assert relative(found[name], value) < 1e-5
+        assert value.requires_grad and not found[name].is_inference()
+        assert found[name].shape == value.shape and relative(found[name], value.detach()) < 1e-5
 
 
 def test_haar_equals_its_formula():
