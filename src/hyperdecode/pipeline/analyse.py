@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,7 @@ from hyperdecode.study.stimulus_set import StimulusSet, read_picture
 __all__ = ["Analysis"]
 
 Work = Callable[[], dict[str, Any] | None]
-TRIAL_COLUMNS = ["run", "trial", "onset", "duration", "trial_type", "stim_file", "role"]
+TRIAL_COLUMNS = ["run", "trial", "onset", "duration", "trial_type", "stim_file"]
 
 
 @dataclass(frozen=True)
@@ -132,14 +133,13 @@ class Analysis:
         return Step(f"evaluate_sub-{subject}", 1, settings, (decoded, *pictures), outputs, work)
 
     def _zmaps(self, run: BoldRun) -> dict[str, Any]:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
+        with _noting_warnings() as noted:
             loaded = load_run(run)
         events = loaded.events
         if "stim_file" not in events:
             raise UserError(f"{run.events} has no column stim_file: name the stimulus of each trial there")
         shown = [Path(str(name)).name for name in events["stim_file"]]
-        roles = self.stimuli.roles(shown)
+        self.stimuli.require(shown)
         bold = np.asarray(loaded.image.dataobj, dtype=np.float32)
         shape = bold.shape[:3]
         series = bold.reshape(-1, bold.shape[3]).T
@@ -151,7 +151,7 @@ class Analysis:
             method=self.config.bold.glm,
             high_pass=self.config.bold.high_pass,
         )
-        trials = events.assign(run=run.stem, trial=np.arange(len(events)), stim_file=shown, role=roles)[TRIAL_COLUMNS]
+        trials = events.assign(run=run.stem, trial=np.arange(len(events)), stim_file=shown)[TRIAL_COLUMNS]
         affine = loaded.image.affine
         write_image(self.layout.zmap(run), maps.z.T.reshape(*shape, -1), affine)
         write_image(self.layout.mean_functional(run), series.mean(0).reshape(shape), affine)
@@ -160,7 +160,7 @@ class Analysis:
             "n_trials": len(trials),
             "n_nan_voxels": int((~np.isfinite(series).all(0)).sum()),
             "dof": maps.dof,
-            "warnings": [str(w.message) for w in caught if issubclass(w.category, DataWarning)],
+            "warnings": noted,
         }
 
     def _mask(self, subject: str, runs: list[BoldRun]) -> dict[str, Any]:
@@ -171,15 +171,13 @@ class Analysis:
                 raise UserError(f"{run.bold} lies on another grid than {runs[0].bold}: resample all runs to one grid")
         shape, affine = images[0].shape[:3], images[0].affine
         z = np.concatenate([np.asarray(image.dataobj, np.float32).reshape(-1, image.shape[3]).T for image in images])
+        trials["role"] = self.stimuli.roles(list(trials["stim_file"]))
         split = Split.of(list(trials["stim_file"]), list(trials["role"]))
         training_roles = [split.roles[row] for row in split.training_rows]
-        mask = voxel_mask(split.training(z), training_roles, self.config.bold.n_voxels)
-        usable = mask.selected & np.isfinite(z).all(0)
-        lost = int(mask.selected.sum() - usable.sum())
-        if lost:
-            raise UserError(
-                f"sub-{subject}: {lost} mask voxels have no z-map in test trials (NaN or constant): mend those runs"
-            )
+        # Whether a voxel was measured at all is asked of every trial; what was measured, of training trials alone.
+        training = np.where(np.isfinite(z).all(0), split.training(z), np.nan)
+        mask = voxel_mask(training, training_roles, self.config.bold.n_voxels)
+        usable = mask.selected
         image = write_image(self.layout.subject(subject, "desc-mostactive_mask.nii.gz"), _volume(usable, shape), affine)
         background = None if self.config.bold.space != "native" else nib.load(self.layout.mean_functional(runs[0]))
         with atomic_path(self.layout.subject(subject, "desc-mostactive_mask.png")) as temporary:
@@ -212,12 +210,13 @@ class Analysis:
         )
         training_roles = [split.roles[row] for row in split.training_rows]
         shown = [split.stimuli[row] for row in split.training_rows]
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", DataWarning)
+        with _noting_warnings() as noted:
             # A face shown more than once in training stays in one fold.
             decoder.fit(split.training(z), split.training(latents), roles=training_roles, groups=_groups(shown))
-        predicted = decoder.predict(split.test_averages(z)).astype(np.float32)
-        true = self.stimuli.latents(split.test_stimuli, space).numpy()
+        # In the order of the manifest, which every later step goes by.
+        order = [split.test_stimuli.index(name) for name in self.stimuli.names("test")]
+        predicted = decoder.predict(split.test_averages(z)[order]).astype(np.float32)
+        true = self.stimuli.latents(self.stimuli.names("test"), space).numpy()
         training = np.asarray(split.training(latents), np.float64)
         mean = training.mean(0)
         norm = float(np.linalg.norm(training - mean, axis=1).mean())
@@ -233,7 +232,7 @@ class Analysis:
             "alpha": float(decoder.alpha_),
             "n_training_trials": len(training),
             "n_test_stimuli": len(true),
-            "warnings": [str(w.message) for w in caught if issubclass(w.category, DataWarning)],
+            "warnings": noted,
         }
 
     def _evaluate(self, subject: str, seed: int) -> dict[str, Any]:
@@ -291,6 +290,19 @@ class Analysis:
             picture = to_uint8(self.generator.images(row[None]))[0]
             with atomic_path(path) as temporary:
                 Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+
+
+@contextmanager
+def _noting_warnings() -> Iterator[list[str]]:
+    """Collect the `DataWarning` of a block for the report, and let them out when it ends."""
+    noted: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        yield noted
+    for warning in caught:
+        if issubclass(warning.category, DataWarning):
+            noted.append(str(warning.message))
+            warnings.warn(str(warning.message), DataWarning, stacklevel=3)
 
 
 def _groups(stimuli: list[str]) -> list[str] | None:

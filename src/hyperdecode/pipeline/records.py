@@ -99,7 +99,7 @@ def read_facts(records: Path, name: str) -> dict[str, Any]:
 
 
 def _key(step: Step, study: Path) -> str:
-    content = [step.name, step.version, _plain(step.settings), _hashes(step.inputs, study)]
+    content = [step.name, step.version, step.settings, _hashes(step.inputs, study)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -117,7 +117,10 @@ def _hashes(paths: Iterable[Path], study: Path) -> dict[str, str]:
     return {path.relative_to(study).as_posix(): sha256_file(path) for path in paths if path.is_file()}
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as they come back from TOML: no None, tuples as lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(settings))
-    return {key: value for key, value in plain.items() if value is not None}
+def _plain(value: Any) -> Any:
+    """Value as it comes back from TOML: tuples as lists, no None in a table, ``n/a`` for None in a list."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return ["n/a" if item is None else _plain(item) for item in value]
+    return value

@@ -87,7 +87,7 @@ def run_study(
         )
     layout = Layout(study)
     runs = _runs(study, config)
-    Derivatives(layout.derivatives, study)
+    Derivatives(layout.derivatives, study).prepare()
     steps = _steps(Analysis(layout, config, stimuli, generator), runs)
     chosen = [(kind, step) for kind, step in steps if only in (None, kind)]
     result = RunResult(layout)
@@ -172,6 +172,8 @@ def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> Su
     layout, names = analysis.layout, analysis.stimuli.names("test")
     masked, decoded = (read_facts(layout.records, f"{step}_sub-{subject}") for step in ("mask", "decode"))
     per_run = [read_facts(layout.records, f"zmaps_{run.stem}") for run in runs]
+    if not masked or not decoded:
+        raise UserError(f"the mask or the decoder of sub-{subject} was not finished: run the earlier steps first")
     trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
     notes = [f"{masked['n_dropped_nan']} voxels without usable values (NaN or constant) were left out of the mask."]
     n_nan = sum(int(facts.get("n_nan_voxels", 0)) for facts in per_run)

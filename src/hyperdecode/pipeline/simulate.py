@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +24,7 @@ __all__ = ["simulate"]
 
 Progress = Callable[[int, int], None]
 ORIGIN = "The subjects are simulated."
+MANUFACTURER = "simulated by hyperdecode"
 
 
 def simulate(
@@ -87,10 +89,14 @@ def simulate(
 
 
 def _refuse_real_data(study: Path) -> None:
-    readme = study / "README"
-    ours = readme.exists() and ORIGIN in readme.read_text(encoding="utf-8", errors="replace")
-    if not ours and any(study.glob("sub-*/**/*_bold.nii*")):
-        raise UserError(f"{study} holds BOLD that was not simulated here: simulate in a folder of its own")
+    for bold in study.glob("sub-*/**/*_bold.nii*"):
+        sidecar = bold.with_name(f"{bold.name[: bold.name.rindex('_bold.')]}_bold.json")
+        try:
+            ours = json.loads(sidecar.read_text(encoding="utf-8")).get("Manufacturer") == MANUFACTURER
+        except (OSError, ValueError, AttributeError):
+            ours = False
+        if not ours:
+            raise UserError(f"{study} holds BOLD that was not simulated here ({bold.name}): use a folder of its own")
 
 
 def _features(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> FeatureBank:
@@ -124,7 +130,7 @@ def _write_subject(
         lead_in=timing.lead_in,
         seed=derived_seed(config.seed, "schedule", subject),
     )
-    sidecar = {"TaskName": config.task, "RepetitionTime": timing.t_r, "Manufacturer": "simulated by hyperdecode"}
+    sidecar = {"TaskName": config.task, "RepetitionTime": timing.t_r, "Manufacturer": MANUFACTURER}
     for run, events in enumerate(schedule, start=1):
         last = float(events["onset"].iloc[-1] + timing.on + timing.off)
         bold = simulate_run(

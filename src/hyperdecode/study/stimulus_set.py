@@ -62,6 +62,10 @@ class StimulusSet:
         """File names of the stimuli of one role, in manifest order."""
         return list(self.manifest.loc[self.manifest["role"] == role, "stim_file"])
 
+    def require(self, names: list[str]) -> None:
+        """Refuse names that are no stimulus of the manifest."""
+        self._rows(names)
+
     def latents(self, names: list[str], space: str) -> Tensor:
         """Latents of the named stimuli in ``"z"`` or ``"w"``, (len(names), latent_dim)."""
         rows = self._rows(names)["latent"].to_numpy(copy=True)

@@ -1,0 +1,118 @@
+import tomllib
+
+import pytest
+
+from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.pipeline.seeds import derived_seed
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Builder of a step that copies in.txt to out.txt, with changes."""
+    (tmp_path / "in.txt").write_text("one")
+
+    def step(**changes):
+        def work():
+            made.write_text(source.read_text())
+            return {"length": len(source.read_text()), "nothing": None}
+
+        source, made = tmp_path / "in.txt", tmp_path / "sub" / "out.txt"
+        made.parent.mkdir(exist_ok=True)
+        parts = {"name": "copy", "version": 1, "settings": {"a": 1, "b": (1, 2), "c": None}}
+        return Step(**parts | {"inputs": (source,), "outputs": (made,), "work": work} | changes)
+
+    return step
+
+
+@pytest.fixture
+def run(tmp_path):
+    return lambda step, **options: run_step(step, tmp_path, tmp_path / "records", **options)
+
+
+def test_a_second_run_does_nothing(make, run, tmp_path):
+    assert run(make()) and not run(make())
+    assert run(make(), force=True) and not run(make())
+    assert read_facts(tmp_path / "records", "copy") == {"length": 3}
+    assert read_facts(tmp_path / "records", "never") == {}
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 2}, {"settings": {"a": 2, "b": (1, 2)}}, {"settings": {"a": 1, "b": (1, 2), "c": 0}}]
+)
+def test_other_code_or_settings_run_again(make, run, change):
+    run(make())
+    assert run(make(**change)) and not run(make(**change)) and run(make())
+
+
+def test_changed_inputs_and_outputs_run_again(make, run, tmp_path):
+    run(make())
+    (tmp_path / "in.txt").write_text("two")
+    assert run(make()) and not run(make())
+    out = tmp_path / "sub" / "out.txt"
+    out.write_text("edited by hand")
+    assert run(make()) and out.read_text() == "two"
+    out.unlink()
+    assert run(make()) and out.read_text() == "two"
+
+
+def test_a_touched_file_of_the_same_content_is_not_changed(make, run, tmp_path):
+    run(make())
+    (tmp_path / "in.txt").write_text("one")
+    assert not run(make())
+
+
+def test_a_folder_that_moved_is_up_to_date(make, run, tmp_path):
+    run(make())
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("in.txt", "sub", "records"):
+        (tmp_path / name).rename(moved / name)
+    here = Step(
+        "copy", 1, {"a": 1, "b": (1, 2), "c": None}, (moved / "in.txt",), (moved / "sub" / "out.txt",), pytest.fail
+    )
+    assert not run_step(here, moved, moved / "records")
+
+
+def test_work_that_fails_leaves_no_record(make, run):
+    run(make())
+
+    def fails():
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        run(make(work=fails), force=True)
+    assert run(make())
+
+
+def test_a_damaged_record_runs_again(make, run, tmp_path):
+    run(make())
+    record = tmp_path / "records" / "copy.toml"
+    text = record.read_text()
+    for harm in ("", "not toml [", text[: len(text) // 2]):
+        record.write_text(harm)
+        assert run(make())
+    assert not run(make())
+
+
+def test_the_record_says_what_was_done(make, run, tmp_path):
+    run(make())
+    record = tomllib.loads((tmp_path / "records" / "copy.toml").read_text())
+    assert record["settings"] == {"a": 1, "b": [1, 2]}
+    assert list(record["inputs"]) == ["in.txt"] and list(record["outputs"]) == ["sub/out.txt"]
+    assert record["seconds"] >= 0 and record["peak_memory_mb"] > 10 and record["step"] == "copy"
+
+
+def test_settings_may_hold_none_anywhere(make, run):
+    """A BIDS sidecar may say null."""
+    settings = {"bids": {"RepetitionTime": 1.5, "EchoTime": None, "SliceTiming": [0.0, None], "deep": [{"x": None}]}}
+    assert run(make(settings=settings)) and not run(make(settings=settings))
+    other = {"bids": settings["bids"] | {"EchoTime": 3}}
+    assert run(make(settings=other))
+
+
+def test_seeds_differ_by_their_use():
+    uses = [(0,), (1,), (0, "noise"), (0, "noise", "01"), (0, "noise", "01", 1), (0, "noise", "01", 2), (0, "features")]
+    uses += [(0, "noise", "02", 1), (0, "noise", "1", "01"), (1, "noise", "01", 1)]
+    seeds = [derived_seed(*use) for use in uses]
+    assert len(set(seeds)) == len(uses) and all(0 <= seed < 2**32 for seed in seeds)
+    assert derived_seed(0, "noise", "01", 1) == seeds[4]
