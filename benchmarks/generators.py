@@ -80,14 +80,17 @@ def main() -> None:
     claims.append(_claim("1024 px face no slower than OpenVINO", "openvino", ours_s, peer_s, difference, 1.0, 2e-3))
     full = generator.images(w)
     for side in generator.resolutions[:-1]:
-        exit_s, full_s = in_turns(lambda side=side: generator.images(w, resolution=side), lambda: generator.images(w))
-        target = F.avg_pool2d(full, generator.resolution // side)
-        error = (generator.images(w, resolution=side) - target).square().mean().sqrt()
-        goal = 0.25 if side == 128 else 1.0
-        claims.append(_claim(f"{side} px early exit", "our 1024 px face", exit_s, full_s, float(error), goal, None))
-        claims.append(
-            _claim(f"{side} px early exit", "openvino 1024 px face", exit_s, peer_s, float(error), 0.25, None)
-        )
+        for precision in ("float32", "bfloat16"):
+
+            def early(side: int = side, precision: str = precision) -> torch.Tensor:
+                return generator.images(w, resolution=side, precision=precision)
+
+            exit_s, full_s = in_turns(early, lambda: generator.images(w))
+            error = (early() - F.avg_pool2d(full, generator.resolution // side)).square().mean().sqrt()
+            goal = 0.25 if side == 128 else 1.0
+            name = f"{side} px early exit, {precision}"
+            claims.append(_claim(name, "our 1024 px face", exit_s, full_s, float(error), goal, None))
+            claims.append(_claim(name, "openvino 1024 px face", exit_s, peer_s, float(error), goal, None))
     for claim in claims:
         print(json.dumps(claim) if args.json else "  ".join(f"{key}: {value}" for key, value in claim.items()))
 

@@ -38,6 +38,7 @@ PATCHES = 2
 CELL = 8  # side of a patch in pixels at 64 px; twice and four times that at 128 and 256 px
 HIDDEN = 32
 VALIDATION = 0.05
+PEAK_RATE = 5e-4
 
 
 def latent(generator: MobileStyleGAN, seed: int) -> torch.Tensor:
@@ -89,7 +90,7 @@ def fit(epochs: int, threads: int) -> None:
     torch.set_num_threads(threads)
     chunks = sorted((cache_dir() / "early_exits").glob("chunk-*.safetensors"))
     saved: dict[str, torch.Tensor] = {}
-    for side, layer in EXIT_LAYERS.items():
+    for side, layer in sorted(EXIT_LAYERS.items(), key=lambda item: item[0] != 128):
         parts = [load_file(path) for path in chunks]
         x = torch.from_numpy(np.concatenate([part[f"x{side}"] for part in parts]))
         y = torch.from_numpy(np.concatenate([part[f"y{side}"] for part in parts]))
@@ -110,15 +111,18 @@ def _fit_head(layer: str, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, epo
     head.x_scale.copy_(some.std((0, 2, 3)))
     head.w_mean.copy_(w[:n_train].mean(0))
     head.w_scale.copy_(3 * w[:n_train].std(0))
-    optimizer = torch.optim.Adam(head.parameters(), lr=2e-3)
+    _start_linear(head, x[:n_train], y[:n_train])
+    optimizer = torch.optim.Adam(head.parameters(), lr=PEAK_RATE)
     batch, step = 24, 0
     steps = epochs * math.ceil(n_train / batch)
     for epoch in range(epochs):
         for rows in torch.randperm(n_train).split(batch):
-            optimizer.param_groups[0]["lr"] = 1e-3 * (1 + math.cos(math.pi * step / steps)) + 1e-6
+            warm = min(1.0, (step + 1) / 200)
+            optimizer.param_groups[0]["lr"] = warm * PEAK_RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
             loss = (head.interior(x[rows].float(), w[rows]) - y[rows].float()).square().mean()
             optimizer.zero_grad()
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), 0.1)
             optimizer.step()
             step += 1
         with torch.no_grad():
@@ -129,6 +133,27 @@ def _fit_head(layer: str, x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, epo
         fraction = 1 - float(torch.stack(held).mean()) / float(y[n_train:].float().var())
         print(f"{layer} epoch {epoch + 1}/{epochs}: validation R^2 {fraction:.4f}", flush=True)
     return head
+
+
+def _start_linear(head: EarlyExitHead, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Begin at the least-squares solution of the part that does not depend on w."""
+    channels = x.shape[1]
+    gram = torch.zeros(channels + 1, channels + 1, dtype=torch.float64)
+    moment = torch.zeros(channels + 1, 3, dtype=torch.float64)
+    for start in range(0, len(x), 50):
+        inner = (x[start : start + 50, :, 1:-1, 1:-1].float() - head.x_mean[:, None, None]) / head.x_scale[
+            :, None, None
+        ]
+        rows = inner.permute(0, 2, 3, 1).reshape(-1, channels)[::4].double()
+        rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=torch.float64)], dim=1)
+        colours = y[start : start + 50].permute(0, 2, 3, 1).reshape(-1, 3)[::4].double()
+        gram += rows.T @ rows
+        moment += rows.T @ colours
+    gram += 1e-4 * gram.diagonal().mean() * torch.eye(channels + 1, dtype=torch.float64)
+    solution = torch.linalg.solve(gram, moment).float()
+    with torch.no_grad():
+        head.linear.copy_(solution[:-1].T)
+        head.colour.bias.copy_(solution[-1])
 
 
 def evaluate(n: int, threads: int, as_json: bool) -> None:

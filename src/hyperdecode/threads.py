@@ -25,10 +25,12 @@ def set_threads(n: int | None = None) -> int:
 
     The command line calls this once at its start; a notebook may.
     """
+    count = n or usable_cores()
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(count)  # for libraries that are not loaded yet
     import torch
     from threadpoolctl import threadpool_limits
 
-    count = n or usable_cores()
     threadpool_limits(limits=count)
     torch.set_num_threads(count)
     return count

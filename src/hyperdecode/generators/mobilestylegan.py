@@ -21,6 +21,7 @@ __all__ = ["MobileStyleGAN"]
 
 MEAN_W_SAMPLES = 16_384
 MEAN_W_SEED = 0
+PRECISIONS = ("float32", "bfloat16")
 
 
 class MobileStyleGAN(nn.Module):
@@ -189,7 +190,9 @@ class MobileStyleGAN(nn.Module):
         mean, _ = self.w_statistics
         return mean + truncation * (x - mean)
 
-    def images(self, latents: Tensor, *, space: str = "w", resolution: int | None = None) -> Tensor:
+    def images(
+        self, latents: Tensor, *, space: str = "w", resolution: int | None = None, precision: str = "float32"
+    ) -> Tensor:
         """Make pictures.
 
         Without gradients on a CPU the pictures are made one by one in strips that stay in the cache, several
@@ -203,6 +206,9 @@ class MobileStyleGAN(nn.Module):
             The space of `latents`.
         resolution : int, optional
             One of `resolutions`; a side below the full one is made by its early exit. Default: the full side.
+        precision : {"float32", "bfloat16"}
+            Of the pass strip by strip. Where the CPU has bfloat16 instructions it makes early exits in about
+            half the time, at an error far below that of the exit itself; the full picture should stay in float32.
 
         Returns
         -------
@@ -212,15 +218,20 @@ class MobileStyleGAN(nn.Module):
         Raises
         ------
         UserError
-            For a space or resolution that the generator does not have.
+            For a space, resolution or precision that the generator does not have.
         """
         w = self._as_w(latents, space)
         side = self.resolution if resolution is None else resolution
         if side not in self.resolutions:
             raise UserError(f"{self.name} makes pictures of {self.resolutions} px, not {side}: choose one of these")
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"{self.name} computes in {' or '.join(PRECISIONS)}, not {precision!r}: choose one of these"
+            )
         if self._on_cpu_without_gradients(w):
+            tiled = self._tiled if precision == "float32" else self._tiled_bfloat16
             with torch.inference_mode():
-                pictures = [self._tiled.image(row[None], side) for row in w]
+                pictures = [tiled.image(row[None], side).float() for row in w]
             return torch.cat(pictures).clone() if pictures else w.new_empty(0, 3, side, side)
         if side == self.resolution:
             return self._collect(w, ("image",))["image"]
@@ -289,6 +300,10 @@ class MobileStyleGAN(nn.Module):
     @cached_property
     def _tiled(self) -> TiledSynthesis:
         return TiledSynthesis(self)
+
+    @cached_property
+    def _tiled_bfloat16(self) -> TiledSynthesis:
+        return TiledSynthesis(self, torch.bfloat16)
 
     def _as_w(self, latents: Tensor, space: str) -> Tensor:
         if space not in self.spaces:

@@ -29,18 +29,19 @@ class _Layer(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(cls, module: StyledConvolution, banded: bool) -> _Layer:
+    def of(cls, module: StyledConvolution, banded: bool, dtype: torch.dtype) -> _Layer:
         weight: Tensor = module.weight
         bias: Tensor = module.bias
         if banded:
             order = _band_order(len(bias))
             weight, bias = weight[order], bias[order]
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        return cls(module.style, module.depthwise, weight, module.noise, bias)
+        weight = weight.to(dtype, memory_format=torch.channels_last)
+        depthwise = None if module.depthwise is None else module.depthwise.to(dtype)
+        return cls(module.style, depthwise, weight, module.noise.to(dtype), bias.to(dtype))
 
     def run(self, x: Tensor, w: Tensor, rows: slice) -> Tensor:
         """Run on `rows` of the picture, zero-padded at the strip's edges."""
-        style = self.style(w)[0]
+        style = self.style(w)[0].to(x.dtype)
         if self.depthwise is None:
             x = F.conv2d(x * style, self.weight, self.bias, padding=1)
         else:
@@ -71,22 +72,27 @@ class TiledSynthesis:
     generator : MobileStyleGAN
         Its weights are used; the convolutions in front of each upsampling have their output channels rearranged so
         that the four wavelet bands lie side by side.
+    dtype : torch.dtype
+        Of weights and features; styles are computed in float32.
     """
 
-    def __init__(self, generator: MobileStyleGAN) -> None:
+    def __init__(self, generator: MobileStyleGAN, dtype: torch.dtype = torch.float32) -> None:
         self.generator = generator
-        self.input = generator.input
-        self.conv0 = _Layer.of(generator.conv0, banded=True)
+        self.input = generator.input.to(dtype)
+        self.conv0 = _Layer.of(generator.conv0, True, dtype)
         self.blocks = []
         for block in generator.blocks:
             last = block is generator.blocks[-1]
-            plain = _Layer.of(block.conv2, banded=False)
-            banded = plain if last else _Layer.of(block.conv2, banded=True)
+            plain = _Layer.of(block.conv2, False, dtype)
+            banded = plain if last else _Layer.of(block.conv2, True, dtype)
             name = f"b{block.conv2.noise.shape[-1]}"
-            self.blocks.append(_Block(block.up, _Layer.of(block.conv1, banded=False), banded, plain, name))
+            self.blocks.append(_Block(block.up, _Layer.of(block.conv1, False, dtype), banded, plain, name))
         order = _band_order(len(generator.to_rgb_bias))
         self.rgb_style = generator.to_rgb_style
-        self.rgb_weight, self.rgb_bias = generator.to_rgb_weight[order], generator.to_rgb_bias[order]
+        self.rgb_weight, self.rgb_bias = (
+            generator.to_rgb_weight[order].to(dtype),
+            generator.to_rgb_bias[order].to(dtype),
+        )
 
     def image(self, w: Tensor, side: int) -> Tensor:
         """Make the picture of one latent.
@@ -149,14 +155,14 @@ class TiledSynthesis:
 
     def _run(self, block: _Block, layers: list[_Layer], x: Tensor, w: Tensor, to_rgb: bool = False) -> Tensor:
         """Run a block strip by strip, as far as `layers` go, on to the colours when asked."""
-        style = block.up(w)[:, _band_order(x.shape[1])] * 0.5
+        style = (block.up(w)[:, _band_order(x.shape[1])] * 0.5).to(x.dtype)
         height = width = 2 * x.shape[2]
         channels = len(layers[-1].bias)
         factor, depth = (2, len(self.rgb_bias) // 4) if to_rgb else (1, channels)
         layout = torch.contiguous_format if to_rgb else torch.channels_last
-        out = torch.empty((1, depth, factor * height, factor * width), memory_format=layout)
-        rgb_weight = self.rgb_weight * self.rgb_style(w) if to_rgb else None
-        strip = max(2, STRIP_BYTES // (4 * channels * width))
+        out = torch.empty((1, depth, factor * height, factor * width), dtype=x.dtype, memory_format=layout)
+        rgb_weight = self.rgb_weight * self.rgb_style(w).to(x.dtype) if to_rgb else None
+        strip = max(2, STRIP_BYTES // (x.element_size() * channels * width))
         for start in range(0, height, strip):
             stop = min(start + strip, height)
             # Each of the two convolutions spoils one row at an inner edge, so begin two rows outside.
