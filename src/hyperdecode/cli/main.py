@@ -66,11 +66,14 @@ def main() -> None:
     warnings.showwarning = lambda message, category, *_args, **_kwargs: _warn(console, message, category)
     logging.getLogger("nilearn").setLevel(logging.ERROR)
     try:
-        app(standalone_mode=True)
+        app(prog_name="hyperdecode")
     except UserError as error:
         _one_line(console, "Error", "red", str(error))
         sys.exit(USER_MISTAKE)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        # Typer turns an interrupt into an exit with this code and says nothing.
+        if isinstance(leaving, SystemExit) and leaving.code != INTERRUPTED:
+            raise
         _one_line(console, "Stopped", "yellow", "finished steps are kept; the same command goes on from here")
         sys.exit(INTERRUPTED)
     except OSError as error:
@@ -88,4 +91,6 @@ def _warn(console: Console, message: Warning | str, category: type[Warning]) -> 
 
 
 def _one_line(console: Console, label: str, colour: str, text: str) -> None:
-    console.print(f"[bold {colour}]{label}:[/] {escape(' '.join(text.split()))}", soft_wrap=True, highlight=False)
+    console.print(
+        f"[bold {colour}]{label}:[/] {escape(' '.join(text.split()))}", soft_wrap=True, highlight=False, emoji=False
+    )

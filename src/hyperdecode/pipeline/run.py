@@ -88,12 +88,15 @@ def run_study(
     layout = Layout(study)
     runs = _runs(study, config)
     Derivatives(layout.derivatives, study).prepare()
-    steps = _steps(Analysis(layout, config, stimuli, generator), runs)
+    analysis = Analysis(layout, config, stimuli, generator)
+    steps = _steps(analysis, runs)
     chosen = [(kind, step) for kind, step in steps if only in (None, kind)]
     result = RunResult(layout)
-    for done, (_, step) in enumerate(chosen, start=1):
+    for done, (kind, planned) in enumerate(chosen, start=1):
+        # What the earlier steps found out is known only now.
+        step = _report_step(analysis, runs) if kind == "report" else planned
         missing = next((path for path in step.inputs if not path.exists()), None)
-        if missing is not None:
+        if missing is not None and missing.is_relative_to(layout.derivatives):
             raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
         ran = run_step(step, study, layout.records, force=force)
         if ran:
@@ -138,7 +141,13 @@ def _report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
             for name in ("scores.tsv", "faces.tsv", "desc-mostactive_mask.png", "trials.tsv")
         ]
         inputs += [layout.reconstruction(subject, name) for name in names]
-    settings = {"config": analysis.config.model_dump(mode="json"), "version": hyperdecode.__version__}
+    names_of_steps = [f"zmaps_{run.stem}" for mine in runs.values() for run in mine]
+    names_of_steps += [f"{step}_sub-{subject}" for step in ("mask", "decode") for subject in runs]
+    settings = {
+        "config": analysis.config.model_dump(mode="json"),
+        "version": hyperdecode.__version__,
+        "facts": {name: read_facts(layout.records, name) for name in names_of_steps},
+    }
     outputs = (layout.report, layout.table, layout.strip)
     return Step("report", 1, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
 
