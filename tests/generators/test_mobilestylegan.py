@@ -227,6 +227,7 @@ def test_no_latents_give_no_pictures(tiny_generator):
         (lambda g: g.to_w(torch.zeros(2, 3, 16)), r"got \(2, 3, 16\)"),
         (lambda g: g.images(torch.zeros(2, 16), space="x"), "no latent space 'x'"),
         (lambda g: g.images(torch.zeros(2, 16), resolution=32), r"\(8, 16, 64\) px, not 32"),
+        (lambda g: g.images(torch.zeros(2, 16), precision="int8"), "computes in float32 or bfloat16, not 'int8'"),
         (lambda g: g.activations(torch.zeros(2, 16), ["b8.conv3"]), "no layer 'b8.conv3': choose among b4.conv"),
         (lambda g: g.activations(torch.zeros(2, 16), ["b8.conv1"], space="y"), "no latent space 'y'"),
         (lambda g: load_generator("biggan"), "no generator 'biggan': choose among mobilestylegan-ffhq"),
