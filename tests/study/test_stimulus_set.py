@@ -119,6 +119,27 @@ def test_other_settings_are_refused_without_force(study, tiny_generator, make_ti
     assert len(made.manifest) == 25 and check_stimuli(read_stimuli(study), tiny_generator, n=25) == 0
 
 
+def test_pictures_of_unknown_origin_are_not_taken_over(study, tiny_generator):
+    for name in ("manifest.json", "manifest.tsv", "latents.safetensors"):
+        (study / "stimuli" / name).unlink()
+    before = contents(study)
+    with pytest.raises(UserError, match=r"no manifest\.json"):
+        make_stimuli(study, settings(), tiny_generator)
+    assert contents(study) == before
+    (study / "stimuli" / "test-0001.png").write_bytes(b"not a picture")
+    make_stimuli(study, settings(), tiny_generator, force=True)
+    assert check_stimuli(read_stimuli(study), tiny_generator, n=24) == 0
+
+
+def test_another_early_exit_makes_other_stimuli(tmp_path, make_tiny):
+    generator, other = make_tiny(), make_tiny()
+    side = generator.resolutions[0]
+    with torch.no_grad():
+        other.head(side).colour.bias.add_(0.5)
+    assert generator.picture_fingerprint(64) == other.picture_fingerprint(64) == generator.fingerprint
+    assert generator.picture_fingerprint(side) != other.picture_fingerprint(side)
+
+
 def test_settings_that_cannot_be_made_leave_nothing_behind(tmp_path, tiny_generator):
     with pytest.raises(UserError, match=r"render = 300, .*\(8, 16, 64\) px"):
         make_stimuli(tmp_path, settings(render=300), tiny_generator)

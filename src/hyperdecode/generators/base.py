@@ -56,6 +56,10 @@ class Generator(Protocol):
         """Map latents z to w."""
         ...
 
+    def picture_fingerprint(self, resolution: int) -> str:
+        """SHA-256 over all weights that a picture of that side depends on."""
+        ...
+
     def images(self, latents: Tensor, *, space: str = "w", resolution: int | None = None) -> Tensor:
         """Pictures (n, 3, resolution, resolution), nominally in -1..1."""
         ...

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.files import sha256_bytes
 from hyperdecode.generators.base import sample_z
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.generators.layers import SLOPE, Block, Style, StyledConvolution, below, frozen, haar_upsample
@@ -189,6 +190,13 @@ class MobileStyleGAN(nn.Module):
             return x
         mean, _ = self.w_statistics
         return mean + truncation * (x - mean)
+
+    def picture_fingerprint(self, resolution: int) -> str:
+        """SHA-256 over all weights behind a picture of that side: the network, and the early exit if it is one."""
+        if str(resolution) not in self.heads:
+            return self.fingerprint
+        head = {key: value.numpy(force=True) for key, value in self.head(resolution).state_dict().items()}
+        return sha256_bytes(f"{self.fingerprint}{tensors_digest(head)}".encode())
 
     def images(
         self, latents: Tensor, *, space: str = "w", resolution: int | None = None, precision: str = "float32"

@@ -91,7 +91,7 @@ class BoldSettings(_Settings):
     Attributes
     ----------
     space : str
-        Where the BOLD lies: it is used as it is (realigned and, for MNI, normalised beforehand).
+        Where the BOLD lies, ``"mni"`` or ``"native"``: it is used as it is, realigned (and normalised) beforehand.
     glm : str
         One model a trial (``"lss"``) or all trials in one model (``"lsa"``).
     high_pass : float
@@ -100,7 +100,7 @@ class BoldSettings(_Settings):
         Voxels of highest mean z over training trials that the decoder reads.
     """
 
-    space: Literal["MNI152NLin2009cAsym", "native"] = "MNI152NLin2009cAsym"
+    space: Literal["mni", "native"] = "mni"
     glm: Literal["lss", "lsa"] = "lss"
     high_pass: Annotated[float, Field(ge=0, le=0.1)] = 0.01
     n_voxels: Annotated[int, Field(ge=2, le=1_000_000)] = 4096

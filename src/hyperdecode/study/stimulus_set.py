@@ -125,6 +125,7 @@ def make_stimuli(
     settings: dict[str, Any] = {
         "generator": generator.name,
         "fingerprint": generator.fingerprint,
+        "picture_fingerprint": generator.picture_fingerprint(wanted.render),
         "seed": config.seed,
         **wanted.model_dump(),
     }
@@ -224,10 +225,11 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
         When the generator is another one, or a picture differs by more than rounding.
     """
     settings = stimuli.settings
-    if generator.fingerprint != settings["fingerprint"]:
+    found = generator.picture_fingerprint(settings["render"])
+    if found != settings.get("picture_fingerprint"):
         raise UserError(
-            f"the stimuli were made by {settings['generator']} {settings['fingerprint'][:12]}, "
-            f"this is {generator.name} {generator.fingerprint[:12]}: use that version, or make the stimuli anew"
+            f"the stimuli were made by {settings['generator']} {str(settings.get('picture_fingerprint'))[:12]}, "
+            f"this is {generator.name} {found[:12]}: use that version, or make the stimuli anew"
         )
     rows = np.random.default_rng(seed).permutation(len(stimuli.manifest))[:n]
     names = list(stimuli.manifest["stim_file"].iloc[rows])
@@ -246,7 +248,13 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
 
 def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     """Whether these very stimuli are complete already; refuse others, or delete them when forced."""
+    if force:
+        for file in (*folder.glob("*.png"), folder / MANIFEST, folder / LATENTS):
+            file.unlink(missing_ok=True)
+        return False
     if not (folder / SETTINGS).exists():
+        if any(folder.glob("*.png")):
+            raise UserError(f"{folder} holds pictures and no {SETTINGS} that says how they were made: move them away")
         return False
     try:
         content = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -254,10 +262,6 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
         content = None
     found = content if isinstance(content, dict) else {}
     differing = [key for key, value in settings.items() if found.get(key) != value]
-    if force:
-        for file in (*folder.glob("*.png"), folder / MANIFEST, folder / LATENTS):
-            file.unlink(missing_ok=True)
-        return False
     if differing:
         raise UserError(
             f"{folder} holds stimuli made with {differing[0]} = {found.get(differing[0])!r}, "
