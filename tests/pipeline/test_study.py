@@ -114,6 +114,7 @@ def test_the_whole_chain(analysed):
     assert ran == [*RUNS, "mask_sub-01", "decode_sub-01", "full_stimuli", *AFTER_MASK[1:]]
     text = (study / "report.html").read_text()
     assert "What was seen was decoded from the responses of the one subject." in text
+    assert "The subjects are simulated: no brain was measured." in text
     identified = scores(study).loc["identification"]
     assert identified["decoder"] > 0.9 and identified["p_value"] < 0.01
     assert identified["decoder"] > identified["best_blind_score"] + 0.2

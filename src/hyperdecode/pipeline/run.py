@@ -16,6 +16,7 @@ from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.pipeline.simulate import MANUFACTURER
 from hyperdecode.report.build import ReportData, SubjectReport, write_report
 from hyperdecode.report.maskfigure import reconstruction_strip
 from hyperdecode.study.bids import BoldRun, index_bids
@@ -223,7 +224,7 @@ def _summary(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> dict[str, st
         ),
         "Experiment": (
             f"{n_trials} trials in {sum(map(len, runs.values()))} runs of {len(runs)} "
-            f"{'subject' if len(runs) == 1 else 'subjects'}."
+            f"{'subject' if len(runs) == 1 else 'subjects'}.{_simulated(runs)}"
         ),
         "BOLD to z-maps": (
             f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
@@ -231,6 +232,18 @@ def _summary(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> dict[str, st
         ),
         "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}; penalty by training trials.",
     }
+
+
+def _simulated(runs: dict[str, list[BoldRun]]) -> str:
+    """Say so where the BOLD came from no scanner."""
+    made = [s for s, mine in runs.items() if any(run.sidecar.get("Manufacturer") == MANUFACTURER for run in mine)]
+    if not made:
+        return ""
+    return (
+        " The subjects are simulated: no brain was measured."
+        if len(made) == len(runs)
+        else (f" Simulated, not measured: {', '.join(f'sub-{s}' for s in made)}.")
+    )
 
 
 def _study_notes(config: StudyConfig) -> list[str]:

@@ -220,7 +220,7 @@ def _noise(rng: np.random.Generator, n_volumes: int, subject: SimulatedSubject) 
 
 
 def _drift(rng: np.random.Generator, n_volumes: int, n_voxels: int) -> NDArray[np.float32]:
-    """Slow cosines below 0.008 Hz-like periods, of amplitude `DRIFT`, drawn for each voxel."""
+    """Half, one and one and a half slow cosine cycles a run, their amplitudes drawn for each voxel."""
     time = np.linspace(0, np.pi, n_volumes)
     basis = np.stack([np.cos(k * time) for k in (1, 2, 3)], axis=1)
     return np.asarray(basis @ (DRIFT / 2 * rng.standard_normal((3, n_voxels))), np.float32)
