@@ -100,7 +100,8 @@ def test_the_image(subject):
 def test_planted_responses_come_back(subject):
     """Without noise but drift and rounding to integers, the GLM finds every trial's amplitude."""
     strong = replace(subject, responses=subject.responses * 10)
-    found = single_trial_zmaps(series(strong, run(strong)), EVENTS["onset"], EVENTS["duration"], T_R, method="lsa").beta
+    bold = series(strong, run(strong))
+    found = single_trial_zmaps(bold, EVENTS["onset"], EVENTS["duration"], T_R, method="lsa", slice_time_ref=0.5).beta
     expected = 1000 * strong.responses[ROWS]
     seen = expected.std(0) > 10
     assert seen.sum() > 200
@@ -116,7 +117,7 @@ def test_a_response_is_the_canonical_one(subject):
     difference = series(loud, run(loud, events=one, rows=ROWS[:1])) - series(
         quiet, run(quiet, events=one, rows=ROWS[:1])
     )
-    x = trial_regressors(one["onset"], one["duration"], frame_times(N_VOLUMES, T_R))[:, 0]
+    x = trial_regressors(one["onset"], one["duration"], frame_times(N_VOLUMES, T_R, slice_time_ref=0.5))[:, 0]
     np.testing.assert_allclose(difference, 500 * np.tile(x[:, None], (1, difference.shape[1])), atol=1.01)
     assert 500 * x.max() > 50
 
@@ -142,7 +143,7 @@ def test_noise_has_the_size_and_memory_it_is_given(subject, noise):
 def test_noise_hides_responses_in_proportion(subject):
     def z_of(noise):
         bold = series(subject, run(subject, noise))
-        return single_trial_zmaps(bold, EVENTS["onset"], EVENTS["duration"], T_R).z.mean()
+        return single_trial_zmaps(bold, EVENTS["onset"], EVENTS["duration"], T_R, slice_time_ref=0.5).z.mean()
 
     clean, some, much = z_of(0.5), z_of(3.0), z_of(50.0)
     assert clean > 2 * some > 4 * abs(much)

@@ -69,7 +69,7 @@ class EarlyExitHead(nn.Module):
             head.load_state_dict({key: value.float() for key, value in tensors.items()})
         except (KeyError, RuntimeError, ValueError) as error:
             raise WeightFileError(f"early exit {layer}: tensors do not fit together ({error})") from None
-        return head.eval()
+        return head.train(False)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Make the small picture.

@@ -79,7 +79,7 @@ class MobileStyleGAN(nn.Module):
             "image",
         )
         self.requires_grad_(False)
-        self.eval()
+        self.train(False)
 
     def _build(self, tensors: Mapping[str, Tensor]) -> None:
         depth = len({key.split(".")[1] for key in tensors if key.startswith("mapping.")})

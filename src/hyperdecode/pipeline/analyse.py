@@ -65,7 +65,8 @@ class Analysis:
         """One z-map a trial of one run, by the single-trial GLM."""
         name = f"zmaps_{run.stem}"
         outputs = (self.layout.zmap(run), self.layout.trials(run), self.layout.mean_functional(run))
-        settings = {"glm": self.config.bold.glm, "high_pass": self.config.bold.high_pass, "bids": dict(run.sidecar)}
+        settings = self.config.bold.model_dump(include={"glm", "high_pass", "slice_time_ref"})
+        settings["bids"] = dict(run.sidecar)
         return Step(name, 1, settings, (run.bold, run.events), outputs, partial(self._zmaps, run))
 
     def mask(self, subject: str, runs: list[BoldRun]) -> Step:
@@ -150,6 +151,7 @@ class Analysis:
             loaded.t_r,
             method=self.config.bold.glm,
             high_pass=self.config.bold.high_pass,
+            slice_time_ref=self.config.bold.slice_time_ref,
         )
         trials = events.assign(run=run.stem, trial=np.arange(len(events)), stim_file=shown)[TRIAL_COLUMNS]
         affine = loaded.image.affine

@@ -27,6 +27,7 @@ AR1 = 0.35
 SHARED_NOISE = 0.7
 SHARED_NOISE_MM = 8.0
 DRIFT = 0.01
+SLICE_TIME_REF = 0.5
 TUNING_MM = 6.0
 
 
@@ -112,7 +113,7 @@ def simulate_run(
     """Make the BOLD of one run.
 
     ``y = B (1 + X a + drift + e)``: X is the canonical SPM response to each trial, a the amplitudes, e AR(1) noise of
-    which a part is shared by neighbouring voxels.
+    which a part is shared by neighbouring voxels. A volume is taken in the middle of its repetition time.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def simulate_run(
     if len(events) != len(rows):
         raise UserError(f"{len(events)} events came with {len(rows)} stimulus rows, give one row an event")
     rng = np.random.default_rng(seed)
-    frames = np.arange(n_volumes) * t_r
+    frames = (np.arange(n_volumes) + SLICE_TIME_REF) * t_r
     design = np.column_stack(
         [
             compute_regressor(np.array([[on], [length], [1.0]]), "spm", frames, oversampling=50)[0][:, 0]

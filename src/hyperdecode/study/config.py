@@ -96,6 +96,9 @@ class BoldSettings(_Settings):
         One model a trial (``"lss"``) or all trials in one model (``"lsa"``).
     high_pass : float
         Cut-off of the cosine drift in Hz.
+    slice_time_ref : float
+        Where in the repetition time a volume counts as taken, 0 (start) to 1: 0.5 for BOLD without slice-time
+        correction, or corrected to the middle as fMRIPrep does.
     n_voxels : int
         Voxels of highest mean z over training trials that the decoder reads.
     """
@@ -103,6 +106,7 @@ class BoldSettings(_Settings):
     space: Literal["mni", "native"] = "mni"
     glm: Literal["lss", "lsa"] = "lss"
     high_pass: Annotated[float, Field(ge=0, le=0.1)] = 0.01
+    slice_time_ref: Annotated[float, Field(ge=0, le=1)] = 0.5
     n_voxels: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
 
 
