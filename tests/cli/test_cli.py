@@ -2,9 +2,7 @@
 
 import gzip
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 import warnings
@@ -351,21 +349,10 @@ def test_stimuli_of_other_settings(done, program):
     assert contents(done) == before
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for key in [key for key in os.environ if key.startswith("PIP_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
-    monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path / "cache"))
-
-
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("command", ["weights", "stimuli", "run", "demo"])
 def test_no_network_and_an_empty_cache(done, monkeypatch, capsys, tmp_path, command):
+    monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path / "cache"))
     words = {"weights": ["fetch", "mobilestylegan-ffhq"], "demo": [tmp_path / "demo"]}.get(command, [done])
     before = contents(done)
     line = Program(monkeypatch, capsys).refuses(command, *words)

@@ -1,5 +1,3 @@
-import os
-import socket
 import sys
 import zipfile
 from dataclasses import replace
@@ -22,19 +20,6 @@ PRECIOUS = b"what stood there before"
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def offline(monkeypatch):
-    """Let pip ask an index that is not there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    for key in [key for key in os.environ if key.startswith("PIP_")]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
-    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
 
 
 @pytest.fixture(scope="session")

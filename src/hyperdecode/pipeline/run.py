@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-import hyperdecode
 from hyperdecode.errors import UserError
-from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
-from hyperdecode.pipeline.records import Step, read_facts, run_step
-from hyperdecode.pipeline.simulate import MANUFACTURER
-from hyperdecode.report.build import ReportData, SubjectReport, write_report
-from hyperdecode.report.maskfigure import reconstruction_strip
+from hyperdecode.pipeline.records import Step, run_step
+from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.study.bids import BoldRun, index_bids
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.derivatives import Derivatives, write_table
+from hyperdecode.study.derivatives import Derivatives
 from hyperdecode.study.layout import Layout
-from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+from hyperdecode.study.stimulus_set import StimulusSet
 
 __all__ = ["STEPS", "RunResult", "run_study"]
 
@@ -31,8 +22,6 @@ Announce = Callable[[str, int, int, bool], None]
 """Called after each step with (step, steps done, steps in all, whether it ran)."""
 
 STEPS = ("zmaps", "mask", "decode", "reconstruct", "evaluate", "report")
-STRIP_FACES = 8
-PACKAGES = ("numpy", "scipy", "torch", "himalaya", "nilearn", "nibabel", "scikit-image")
 
 
 class RunResult:
@@ -95,7 +84,7 @@ def run_study(
     result = RunResult(layout)
     for done, (kind, planned) in enumerate(chosen, start=1):
         # What the earlier steps found out is known only now.
-        step = _report_step(analysis, runs) if kind == "report" else planned
+        step = report_step(analysis, runs) if kind == "report" else planned
         missing = next((path for path in step.inputs if not path.exists()), None)
         if missing is not None and missing.is_relative_to(layout.derivatives):
             raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
@@ -129,129 +118,5 @@ def _steps(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> list[tuple[str
     steps.append(("reconstruct", analysis.full_stimuli()))
     for subject in runs:
         steps += [("reconstruct", analysis.reconstruct(subject)), ("evaluate", analysis.evaluate(subject))]
-    steps.append(("report", _report_step(analysis, runs)))
+    steps.append(("report", report_step(analysis, runs)))
     return steps
-
-
-def _report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
-    layout, names = analysis.layout, analysis.stimuli.names("test")
-    inputs = [layout.full_stimulus(name) for name in names]
-    for subject in runs:
-        inputs += [
-            layout.subject(subject, name)
-            for name in ("scores.tsv", "faces.tsv", "desc-mostactive_mask.png", "trials.tsv")
-        ]
-        inputs += [layout.reconstruction(subject, name) for name in names]
-    names_of_steps = [f"zmaps_{run.stem}" for mine in runs.values() for run in mine]
-    names_of_steps += [f"{step}_sub-{subject}" for step in ("mask", "decode") for subject in runs]
-    settings = {
-        "config": analysis.config.model_dump(mode="json"),
-        "version": hyperdecode.__version__,
-        "facts": {name: read_facts(layout.records, name) for name in names_of_steps},
-    }
-    outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 1, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
-
-
-def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
-    layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
-    stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
-    subjects = [_subject_report(analysis, subject, mine) for subject, mine in runs.items()]
-    data = ReportData(
-        title=config.name,
-        summary=_summary(analysis, runs),
-        stimuli=stimuli,
-        stimulus_names=[Path(name).stem for name in names],
-        subjects=subjects,
-        notes=_study_notes(config),
-        versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
-        commands=[f"hyperdecode run {layout.study.name}"],
-        seed=config.seed,
-    )
-    write_report(layout.report, data)
-    write_table(layout.table, pd.concat([pd.read_csv(layout.subject(s, "scores.tsv"), sep="\t") for s in runs]))
-    # The faces that the first subject's decoder identified best, stated as such wherever the sheet is shown.
-    best = np.argsort(-subjects[0].per_face["cosine"].to_numpy(), kind="stable")[:STRIP_FACES]
-    strip = reconstruction_strip(stimuli[best], {s.label: s.reconstructions[best] for s in subjects})
-    with atomic_path(layout.strip) as temporary:
-        strip.convert("RGB").save(temporary, format="JPEG", quality=88)
-
-
-def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> SubjectReport:
-    layout, names = analysis.layout, analysis.stimuli.names("test")
-    masked, decoded = (read_facts(layout.records, f"{step}_sub-{subject}") for step in ("mask", "decode"))
-    per_run = [read_facts(layout.records, f"zmaps_{run.stem}") for run in runs]
-    if not masked or not decoded:
-        raise UserError(f"the mask or the decoder of sub-{subject} was not finished: run the earlier steps first")
-    trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
-    notes = [f"{masked['n_dropped_nan']} voxels without usable values (NaN or constant) were left out of the mask."]
-    n_nan = sum(int(facts.get("n_nan_voxels", 0)) for facts in per_run)
-    if n_nan:
-        notes.append(f"{n_nan} voxel series with NaN, summed over {len(runs)} runs.")
-    notes += [text for facts in (*per_run, decoded) for text in facts.get("warnings", [])]
-    return SubjectReport(
-        label=f"sub-{subject}",
-        table=pd.read_csv(layout.subject(subject, "scores.tsv"), sep="\t").drop(columns="subject"),
-        per_face=pd.read_csv(layout.subject(subject, "faces.tsv"), sep="\t").drop(columns="stim_file"),
-        reconstructions=np.stack([read_picture(layout.reconstruction(subject, name)) for name in names]),
-        n_voxels=int(masked["n_voxels"]),
-        n_training_trials=int(masked["n_training_trials"]),
-        n_test_trials=int(masked["n_test_trials"]),
-        training_hash=_trials_hash(trials, "train"),
-        test_hash=_trials_hash(trials, "test"),
-        mask_png=layout.subject(subject, "desc-mostactive_mask.png").read_bytes(),
-        facts={
-            "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation "
-            "on training trials"
-        },
-        notes=notes,
-    )
-
-
-def _trials_hash(trials: pd.DataFrame, role: str) -> str:
-    mine = trials.loc[trials["role"] == role, ["run", "trial", "stim_file"]]
-    return sha256_bytes(mine.to_csv(index=False).encode())
-
-
-def _summary(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> dict[str, str]:
-    config, faces = analysis.config, analysis.config.stimuli
-    n_trials = sum(len(pd.read_csv(analysis.layout.subject(s, "trials.tsv"), sep="\t")) for s in runs)
-    return {
-        "Stimuli": (
-            f"{faces.n_train} training faces and {faces.n_test} test faces, planned to be shown {faces.test_repeats} "
-            f"times each, made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
-        ),
-        "Experiment": (
-            f"{n_trials} trials in {sum(map(len, runs.values()))} runs of {len(runs)} "
-            f"{'subject' if len(runs) == 1 else 'subjects'}.{_simulated(runs)}"
-        ),
-        "BOLD to z-maps": (
-            f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
-            f"averaged; the {config.bold.n_voxels} voxels of highest mean z over training trials."
-        ),
-        "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}; penalty by training trials.",
-    }
-
-
-def _simulated(runs: dict[str, list[BoldRun]]) -> str:
-    """Say so where the BOLD came from no scanner."""
-    made = [s for s, mine in runs.items() if any(run.sidecar.get("Manufacturer") == MANUFACTURER for run in mine)]
-    if not made:
-        return ""
-    return (
-        " The subjects are simulated: no brain was measured."
-        if len(made) == len(runs)
-        else (f" Simulated, not measured: {', '.join(f'sub-{s}' for s in made)}.")
-    )
-
-
-def _study_notes(config: StudyConfig) -> list[str]:
-    space = "where it is" if config.bold.space == "native" else "motionless in MNI space"
-    notes = [f"The BOLD was taken to lie {space}; nothing was realigned or normalised here."]
-    if config.decoding.match_norm:
-        notes.append(
-            "Pictures and their scores are of decoded latents stretched to the mean length of training latents (ridge "
-            "regression shrinks them towards the average face); scores of latents are of the latents as decoded."
-        )
-    return notes
