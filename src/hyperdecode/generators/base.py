@@ -28,7 +28,11 @@ class Generator(Protocol):
     resolutions : tuple of int
         Sides that `images` can make, early exits first.
     spaces : tuple of str
-        Latent spaces: ``"z"`` (drawn from N(0, I)) and, where the family has one, ``"w"``.
+        Latent spaces: ``"z"`` (drawn from N(0, I)) and, where the family has them, ``"w"`` and ``"w+"`` (one w a
+        layer: latents (n, layers, latent_dim)).
+    picture_space : str
+        The space that `images` and `activations` take latents of unless told otherwise: ``"w"``, or ``"z"`` where
+        there is no w.
     layer_names : tuple of str
         Layers whose activations can be asked for, in the order of the forward pass.
     fingerprint : str
@@ -40,6 +44,7 @@ class Generator(Protocol):
     resolution: int
     resolutions: tuple[int, ...]
     spaces: tuple[str, ...]
+    picture_space: str
     layer_names: tuple[str, ...]
     fingerprint: str
 
@@ -53,18 +58,18 @@ class Generator(Protocol):
         ...
 
     def to_w(self, z: Tensor, truncation: float = 1.0) -> Tensor:
-        """Map latents z to w."""
+        """Map latents z to w, pulled towards the mean w; a `UserError` where the family has no w."""
         ...
 
     def picture_fingerprint(self, resolution: int) -> str:
         """SHA-256 over all weights that a picture of that side depends on."""
         ...
 
-    def images(self, latents: Tensor, *, space: str = "w", resolution: int | None = None) -> Tensor:
+    def images(self, latents: Tensor, *, space: str | None = None, resolution: int | None = None) -> Tensor:
         """Pictures (n, 3, resolution, resolution), nominally in -1..1."""
         ...
 
-    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str = "w") -> dict[str, Tensor]:
+    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
         """Activations (n, channels, height, width) of the named layers."""
         ...
 

@@ -53,6 +53,7 @@ class MobileStyleGAN(nn.Module):
     """
 
     spaces: tuple[str, ...] = ("z", "w")
+    picture_space = "w"
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class MobileStyleGAN(nn.Module):
         return sha256_bytes(f"{self.fingerprint}{tensors_digest(head)}".encode())
 
     def images(
-        self, latents: Tensor, *, space: str = "w", resolution: int | None = None, precision: str = "float32"
+        self, latents: Tensor, *, space: str | None = None, resolution: int | None = None, precision: str = "float32"
     ) -> Tensor:
         """Make pictures.
 
@@ -210,8 +211,8 @@ class MobileStyleGAN(nn.Module):
         Parameters
         ----------
         latents : Tensor, (n, latent_dim)
-        space : {"w", "z"}
-            The space of `latents`.
+        space : {"w", "z"}, optional
+            The space of `latents`. Default: w.
         resolution : int, optional
             One of `resolutions`; a side below the full one is made by its early exit. Default: the full side.
         precision : {"float32", "bfloat16"}
@@ -247,7 +248,7 @@ class MobileStyleGAN(nn.Module):
         picture: Tensor = head(self._collect(w, (head.layer,))[head.layer], w)
         return picture
 
-    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str = "w") -> dict[str, Tensor]:
+    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
         """Return the activations of the named layers; no layer behind the last one named is computed.
 
         Parameters
@@ -255,7 +256,8 @@ class MobileStyleGAN(nn.Module):
         latents : Tensor, (n, latent_dim)
         layers : sequence of str
             Among `layer_names`.
-        space : {"w", "z"}
+        space : {"w", "z"}, optional
+            Default: w.
 
         Returns
         -------
@@ -313,7 +315,8 @@ class MobileStyleGAN(nn.Module):
     def _tiled_bfloat16(self) -> TiledSynthesis:
         return TiledSynthesis(self, torch.bfloat16)
 
-    def _as_w(self, latents: Tensor, space: str) -> Tensor:
+    def _as_w(self, latents: Tensor, space: str | None) -> Tensor:
+        space = space or self.picture_space
         if space not in self.spaces:
             raise UserError(f"{self.name} has no latent space {space!r}: choose 'z' or 'w'")
         self._check(latents)
