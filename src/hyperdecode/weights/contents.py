@@ -45,7 +45,8 @@ class Weights:
     Attributes
     ----------
     family : str
-        The network's class: ``"pggan"``, ``"stylegan2"``, ``"stylegan3"``, ``"mobilestylegan"``, ``"resnet50-vggface2"``.
+        The network's class: ``"pggan"``, ``"stylegan2"``, ``"stylegan3"``, ``"mobilestylegan"`` or
+        ``"resnet50-vggface2"``.
     layout : str
         Where it came from, in words: ``"PGGAN, genforce .pth"``.
     tensors : dict of str to ndarray
