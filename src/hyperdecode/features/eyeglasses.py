@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from skimage.feature import hog
 from torch import Tensor
 
-from hyperdecode.errors import UserError
+from hyperdecode.features.frames import checked
 
 __all__ = ["eye_features", "eyeglasses_scores"]
 
@@ -39,13 +39,9 @@ def eye_features(pictures: Tensor) -> NDArray[np.float32]:
     UserError
         When the pictures have another shape or are smaller.
     """
-    if pictures.ndim != 4 or pictures.shape[1] != 3 or pictures.shape[2] != pictures.shape[3]:
-        raise UserError(f"faces must be square RGB pictures (n, 3, s, s), got {tuple(pictures.shape)}")
-    if pictures.shape[-1] < SIDE:
-        raise UserError(f"glasses cannot be told in pictures of {pictures.shape[-1]} px: give at least {SIDE} px")
-    small = F.interpolate(pictures.float().clamp(-1, 1), (SIDE, SIDE), mode="area") * 0.5 + 0.5
+    small = F.interpolate(checked(pictures, SIDE), (SIDE, SIDE), mode="area") * 0.5 + 0.5
     regions = small[:, :, ROWS, COLUMNS]
-    rows = [_describe(region) for region in regions.permute(0, 2, 3, 1).cpu().numpy()]
+    rows = [_describe(region) for region in regions.permute(0, 2, 3, 1).numpy()]
     return np.stack(rows).astype(np.float32) if rows else np.empty((0, len(_classifier()["weight"])), np.float32)
 
 
