@@ -1,0 +1,100 @@
+"""What the StyleGAN layouts share: taking tensors by name, folding learning-rate gains in, reading settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperdecode.errors import WeightFileError
+from hyperdecode.weights.contents import Tensors, WeightContents
+
+__all__ = ["LICENCE", "Source", "constructor_arguments", "nvidia_mapping", "refuse_other_than"]
+
+LICENCE = "NVIDIA Source Code License: non-commercial use (research or evaluation) only; see the model's own page"
+MAPPING_RATE = 0.01
+MAX_MAPPING_LAYERS = 64
+NESTED = ("init_kwargs", "static_kwargs", "kwargs")
+
+
+class Source:
+    """The tensors of one file, taken out by name.
+
+    Parameters
+    ----------
+    contents : WeightContents
+    network : str
+        What the file is taken for, in messages.
+    """
+
+    def __init__(self, contents: WeightContents, network: str) -> None:
+        self.tensors, self.name, self.network = contents.tensors, contents.source, network
+
+    def refuse(self, reason: str) -> WeightFileError:
+        """Return the error that says why this file cannot be used."""
+        return WeightFileError(f"{self.name} ({self.network}): {reason}")
+
+    def take(self, name: str, ndim: int) -> NDArray[np.float32]:
+        """Return the tensor `name`, which must have `ndim` dimensions; a `WeightFileError` if not."""
+        if name not in self.tensors:
+            raise self.refuse(f"no tensor {name}, the file is incomplete or holds another network")
+        value = self.tensors[name]
+        if value.ndim != ndim:
+            raise self.refuse(f"{name} has shape {value.shape}, expected {ndim} dimensions")
+        return value
+
+    def number(self, name: str) -> NDArray[np.float32]:
+        """Return a tensor of one number, as shape (1,)."""
+        value = self.tensors.get(name)
+        if value is None or value.size != 1:
+            raise self.refuse(f"{name} is no single number")
+        return value.reshape(1)
+
+    def affine(self, source: str, target: str) -> Tensors:
+        """Style layer: weights scaled by ``1 / sqrt(inputs)``, the bias as it is."""
+        return {
+            f"{target}.weight": scaled(self.take(f"{source}.weight", 2)),
+            f"{target}.bias": self.take(f"{source}.bias", 1),
+        }
+
+
+def scaled(weight: NDArray[np.float32], rate: float = 1.0) -> NDArray[np.float32]:
+    """Fold the gain of equalised learning rate into weights (out, in, ...): ``rate / sqrt(inputs)``."""
+    inputs = max(int(np.prod(weight.shape[1:])), 1)
+    return (weight * np.float32(rate / inputs**0.5)).astype(np.float32)
+
+
+def nvidia_mapping(source: Source, settings: Mapping[str, Any]) -> Tensors:
+    """Mapping network and mean w of NVIDIA's PyTorch files (``mapping.fc0.weight``, ``mapping.w_avg``)."""
+    given = settings.get("mapping_kwargs")
+    rate = (given if isinstance(given, Mapping) else {}).get("lr_multiplier", MAPPING_RATE)
+    if not isinstance(rate, int | float) or not 0 < rate <= 1:
+        raise source.refuse(f"lr_multiplier is {str(rate)[:40]!r}, expected a number from 0 to 1")
+    tensors = {}
+    for k in range(MAX_MAPPING_LAYERS):
+        if k and f"mapping.fc{k}.weight" not in source.tensors:
+            break
+        tensors[f"mapping.{k}.weight"] = scaled(source.take(f"mapping.fc{k}.weight", 2), rate)
+        tensors[f"mapping.{k}.bias"] = (source.take(f"mapping.fc{k}.bias", 1) * np.float32(rate)).astype(np.float32)
+    if "mapping.w_avg" in source.tensors:
+        tensors["w_avg"] = source.take("mapping.w_avg", 1)
+    return tensors
+
+
+def constructor_arguments(contents: WeightContents) -> dict[str, Any]:
+    """Arguments that the network was built with, whether the file's settings are these or hold them."""
+    arguments = dict(contents.settings)
+    for key in NESTED:
+        inner = contents.settings.get(key)
+        if isinstance(inner, Mapping):
+            arguments.update(inner)
+    return arguments
+
+
+def refuse_other_than(source: Source, settings: Mapping[str, Any], allowed: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a file whose settings, where they are given, are not the ones that our networks have."""
+    for key, value in allowed.items():
+        if settings.get(key, value) != value:
+            raise source.refuse(f"{key} is {str(settings[key])[:40]!r}, only {value!r} is supported; {remedy}")
