@@ -327,7 +327,7 @@ class _File:
         """Gather what was read; a level of detail of 0 is left out, so that all files of one network agree."""
         if lod:
             tensors["lod"] = np.asarray(lod, np.float32)
-        tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in tensors.items()}
+        tensors = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
         return Weights("pggan", layout, tensors, licence=LICENCE)
 
 
