@@ -1,4 +1,4 @@
-"""``hyperdecode weights``: fetch generator weights into the cache."""
+"""``hyperdecode weights``: fetch generator weights, import files of other programs, list and check what is there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Fetch and list the weights of generators.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Fetch, import, list and check the weights of generators.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command()
@@ -27,11 +29,78 @@ def fetch(
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.0f} MB, SHA-256 checked)")
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A weight file as its authors published it.")],
+    name: Annotated[str | None, typer.Option(help="What to call it. Default: made of the file's name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace weights of that name.")] = False,
+) -> None:
+    """Bring in PGGAN, StyleGAN2 or 3, MobileStyleGAN or ResNet50 weights; nothing in the file is executed.
+
+    Reads Karras' and NVIDIA's pickles (.pkl), PyTorch states (.pth, .pt), MXNet .params, Keras .h5, OpenVINO .xml and
+    safetensors; the format is told by the content.
+    """
+    from hyperdecode.generators import Generator
+    from hyperdecode.generators.registry import FAMILIES, build_generator
+    from hyperdecode.weights.contents import Weights
+    from hyperdecode.weights.importing import import_weights
+
+    built: list[Generator] = []
+
+    def inspect(weights: Weights, called: str) -> None:
+        if weights.family in FAMILIES:
+            built.append(build_generator(weights, called))
+
+    found = import_weights(file, name, force, inspect)
+    typer.echo(f"Format      {found.format} (nothing in it was run)")
+    typer.echo(f"Network     {found.weights.layout}")
+    for generator in built:
+        typer.echo(f"Pictures    {generator.resolution} x {generator.resolution} px, latents of {generator.latent_dim}")
+    typer.echo(f"Parameters  {found.parameters:,}")
+    typer.echo(f"Licence     {found.weights.licence or 'the file does not say: ask its authors'}")
+    typer.echo(f"Kept as     {found.name}: {found.path} ({found.path.stat().st_size / 1e6:.1f} MB)")
+    if built:
+        typer.echo(f"Next        hyperdecode faces sample OUT --generator {found.name}")
+
+
 @app.command("list")
 def list_() -> None:
-    """List the generators whose weights can be fetched, and whether they are in the cache."""
+    """List the weights that can be fetched, whether they are in the cache, and those that were imported."""
+    from hyperdecode.errors import UserError
+    from hyperdecode.weights.imported import imported_names, imported_path, imported_summary
     from hyperdecode.weights.store import SOURCES, cached_path
 
     for name, source in SOURCES.items():
         state = "in the cache" if cached_path(name).exists() else "not fetched"
         typer.echo(f"{name}\t{state}\t{source.megabytes} MB\t{source.licence}")
+    for name in imported_names():
+        size = f"{imported_path(name).stat().st_size / 1e6:.1f} MB"
+        try:
+            said = imported_summary(name)
+        except UserError:
+            typer.echo(f"{name}\tdamaged\t{size}\t-")
+            continue
+        typer.echo(f"{name}\timported, {said.get('layout', '?')}\t{size}\t{said.get('licence') or '-'}")
+
+
+@app.command()
+def check(
+    name: Annotated[str | None, typer.Argument(help="Which. Default: all that are in the cache.")] = None,
+) -> None:
+    """Read weights in the cache anew and compare them with their hash."""
+    from hyperdecode.errors import WeightFileError
+    from hyperdecode.weights.imported import check_weights, names_in_cache
+
+    names = names_in_cache() if name is None else (name,)
+    damaged = []
+    for one in names:
+        try:
+            check_weights(one)
+        except WeightFileError as error:
+            damaged.append(str(error))
+        else:
+            typer.echo(f"{one}\tas it was kept")
+    if damaged:
+        raise WeightFileError("; ".join(damaged))
+    if not names:
+        typer.echo("no weights in the cache")

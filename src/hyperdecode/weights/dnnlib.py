@@ -39,8 +39,8 @@ def read_dnnlib(path: str | os.PathLike[str]) -> WeightContents:
     -------
     WeightContents
         Format ``"dnnlib"``; tensors by the names of the variables, those of a network within behind the name of that
-        component (``"synthesis/4x4/Const/const"``); settings ``version``, ``name``, ``build_func_name``,
-        ``static_kwargs``, and ``components``: a dictionary of the same of each network within.
+        component (``"synthesis/4x4/Const/const"``); the settings are the keyword arguments that the
+        network was built with, its ``build_func_name``, and as ``components`` the same of each network within.
 
     Raises
     ------
@@ -79,9 +79,9 @@ class _Networks:
                 raise WeightFileError(f"{source}: a variable is no pair of a name and an array")
             name = f"{prefix}{pair[0]}"
             self.table.add(name, array_of(pair[1], source, f"variable {shown(name)}"))
-        settings = {name: plain(state.get(name), source, "the settings") for name in ("version", "name")}
+        arguments = plain_dict(state.get("static_kwargs", {}), source, "static_kwargs")
+        settings = dict(plain(arguments, source, "the settings"))
         settings["build_func_name"] = plain(state.get("build_func_name"), source, "the settings")
-        settings["static_kwargs"] = plain(state.get("static_kwargs", {}), source, "the settings")
         components = plain_dict(state.get("components", {}), source, "the components of a network")
         settings["components"] = {
             str(name): self.walk(f"{prefix}{name}/", component, depth + 1) for name, component in components.items()

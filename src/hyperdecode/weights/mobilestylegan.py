@@ -12,6 +12,8 @@ __all__ = ["tensors_from_ir"]
 
 Tensors = dict[str, NDArray[np.float32]]
 
+MAX_BLOCKS = 16
+
 
 def tensors_from_ir(mapping: Graph, synthesis: Graph) -> Tensors:
     """Collect the weights of MobileStyleGAN under the names of `hyperdecode.generators.MobileStyleGAN`.
@@ -34,6 +36,15 @@ def tensors_from_ir(mapping: Graph, synthesis: Graph) -> Tensors:
     WeightFileError
         When a graph is not laid out as a MobileStyleGAN.
     """
+    try:
+        return _tensors(mapping, synthesis)
+    except (IndexError, ValueError) as error:
+        if isinstance(error, WeightFileError):
+            raise
+        raise WeightFileError(f"{synthesis.source}: a constant has a shape that no MobileStyleGAN has") from None
+
+
+def _tensors(mapping: Graph, synthesis: Graph) -> Tensors:
     tensors: Tensors = {}
     for k, product in enumerate(mapping.of_type("MatMul")):
         tensors[f"mapping.{k}.weight"] = mapping.constant_input(product)
@@ -43,6 +54,8 @@ def tensors_from_ir(mapping: Graph, synthesis: Graph) -> Tensors:
     tensors["synthesis.input"] = synthesis.constant("m.input.input")[0]
     tensors |= _convolution(synthesis, "m.conv1", "synthesis.conv0")
     n_blocks = sum(node.name.endswith(".up.modulation.weight") for node in synthesis.of_type("Const"))
+    if n_blocks > MAX_BLOCKS:
+        raise WeightFileError(f"{synthesis.source}: {n_blocks} blocks, a MobileStyleGAN has at most {MAX_BLOCKS}")
     for i in range(n_blocks):
         tensors |= _style(synthesis, f"m.layers.{i}.up", f"synthesis.blocks.{i}.up")[0]
         for conv in ("conv1", "conv2"):

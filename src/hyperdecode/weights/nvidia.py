@@ -43,8 +43,9 @@ def read_nvidia(path: str | os.PathLike[str]) -> WeightContents:
     Returns
     -------
     WeightContents
-        Format ``"nvidia-torch"``; tensors by the names of the network's state dict; settings ``class_name``,
-        ``init_args``, ``init_kwargs`` of the generator and ``network`` (the key it was taken from).
+        Format ``"nvidia-torch"``; tensors by the names of the network's state dict; the settings are the
+        keyword arguments that the generator was built with, its other arguments as ``init_args``, its ``class_name``,
+        and as ``network`` the key that it was taken from.
 
     Raises
     ------
@@ -61,12 +62,9 @@ def read_nvidia(path: str | os.PathLike[str]) -> WeightContents:
     table = TensorTable(source, len(data))
     class_name, state = _module(root[key], key, source)
     _Modules(table).walk("", state, 0)
-    settings = {
-        "network": key,
-        "class_name": class_name,
-        "init_args": plain(state.get("_init_args", ()), source, "the settings"),
-        "init_kwargs": plain(state.get("_init_kwargs", {}), source, "the settings"),
-    }
+    settings = dict(plain(plain_dict(state.get("_init_kwargs", {}), source, "_init_kwargs"), source, "the settings"))
+    settings["init_args"] = plain(state.get("_init_args", ()), source, "the settings")
+    settings |= {"class_name": class_name, "network": key}
     return WeightContents("nvidia-torch", table.tensors, source, settings)
 
 

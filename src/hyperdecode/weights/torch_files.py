@@ -23,7 +23,8 @@ from hyperdecode.weights.torch_tensors import DTYPES, TORCH_SYMBOLS, is_tensor, 
 __all__ = ["LEGACY_MAGIC", "open_archive", "read_legacy_storage", "read_torch"]
 
 KIND = "PyTorch weight file"
-ALLOWED = TORCH_SYMBOLS | NUMPY_SYMBOLS | DICT_SYMBOLS | SET_SYMBOLS
+# The arguments of a training script often lie beside the states; they stay a note that nobody reads.
+ALLOWED = frozenset({"argparse.Namespace"}) | TORCH_SYMBOLS | NUMPY_SYMBOLS | DICT_SYMBOLS | SET_SYMBOLS
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_MEMBERS = 20_000

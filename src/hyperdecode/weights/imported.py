@@ -1,0 +1,183 @@
+"""Weights that a user imported: one safetensors file each in the cache, what is known of them in its header."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.files import atomic_path
+from hyperdecode.weights.contents import WeightContents, Weights
+from hyperdecode.weights.limits import shown
+from hyperdecode.weights.safetensors_files import read_header, read_safetensors
+from hyperdecode.weights.store import SOURCES, cache_dir, cached_path, load_tensors, tensors_digest
+
+__all__ = [
+    "check_weights",
+    "checked_name",
+    "imported_names",
+    "imported_path",
+    "imported_summary",
+    "load_imported",
+    "name_for",
+    "names_in_cache",
+    "save_imported",
+    "weights_of",
+]
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+DIGEST = "tensors_sha256"
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if imported weights may have it.
+
+    Raises
+    ------
+    UserError
+        When it is not made of a-z, 0-9, ``-``, ``_`` and ``.`` alone, too long, or that of a built-in generator.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"{shown(name)} cannot name a generator: use up to 64 of a-z, 0-9, '-', '_' and '.', a letter or digit "
+            "first and last"
+        )
+    if name in SOURCES:
+        raise UserError(f"{name} is the name of a built-in generator, choose another with --name")
+    return name
+
+
+def name_for(path: Path) -> str:
+    """Make a name out of that of a file."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower())[:64].strip("-._")
+    return checked_name(plain or "imported")
+
+
+def imported_path(name: str) -> Path:
+    """Return where imported weights of that name are, or will be, kept."""
+    return cache_dir() / "weights" / f"{checked_name(name)}.safetensors"
+
+
+def imported_names() -> tuple[str, ...]:
+    """Names of the imported weights in the cache, in alphabetical order."""
+    found = sorted((cache_dir() / "weights").glob("*.safetensors"))
+    return tuple(path.stem for path in found if NAME.fullmatch(path.stem) and path.stem not in SOURCES)
+
+
+def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, force: bool = False) -> Path:
+    """Write weights into the cache.
+
+    Parameters
+    ----------
+    weights : Weights
+    name : str
+        What they will be called.
+    origin, origin_sha256 : str
+        Name and hash of the file that they came from.
+    force : bool
+        Replace weights of that name.
+
+    Returns
+    -------
+    pathlib.Path
+        The safetensors file.
+
+    Raises
+    ------
+    UserError
+        For a name that cannot be used or is taken, and when the cache cannot be written.
+    """
+    target = imported_path(name)
+    if target.exists() and not force:
+        raise UserError(
+            f"weights named {name} are in the cache already: give --force to replace them, or another --name"
+        )
+    metadata = {
+        "family": weights.family,
+        "layout": weights.layout,
+        "settings": json.dumps(dict(weights.settings), sort_keys=True),
+        "licence": weights.licence,
+        "origin": origin,
+        "origin_sha256": origin_sha256,
+        DIGEST: tensors_digest(weights.tensors),
+    }
+    try:
+        with atomic_path(target) as temporary:
+            save_file(dict(weights.tensors), temporary, metadata=metadata)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {target} ({error.strerror}): set HYPERDECODE_CACHE to a folder you can write"
+        ) from None
+    return target
+
+
+def load_imported(name: str) -> Weights:
+    """Read imported weights and check that they are those that were imported.
+
+    Raises
+    ------
+    UserError
+        When there are none of that name.
+    WeightFileError
+        When the file is damaged.
+    """
+    path = imported_path(name)
+    if not path.exists():
+        raise UserError(f"no weights imported as {name}: run `hyperdecode weights import FILE --name {name}`")
+    contents = read_safetensors(path)
+    if contents.settings.get(DIGEST) != tensors_digest(contents.tensors):
+        raise WeightFileError(
+            f"{path} is damaged (its tensors are not those imported): import the file again with --force"
+        )
+    return weights_of(contents)
+
+
+def weights_of(contents: WeightContents) -> Weights:
+    """Put the tensors of a safetensors file together with what its header says of them.
+
+    Raises
+    ------
+    WeightFileError
+        When the header does not say what they are.
+    """
+    said = contents.settings
+    try:
+        settings = json.loads(said.get("settings", "{}"))
+    except (ValueError, RecursionError):
+        settings = None
+    if not said.get("family") or not isinstance(settings, dict):
+        raise WeightFileError(
+            f"{contents.source}: its header does not say which network it holds; import the original file"
+        )
+    return Weights(said["family"], said.get("layout", ""), contents.tensors, settings, said.get("licence", ""))
+
+
+def imported_summary(name: str) -> dict[str, str]:
+    """Return what the header of imported weights says (family, layout, licence, origin, ...), without the tensors."""
+    return read_header(imported_path(name))
+
+
+def names_in_cache() -> tuple[str, ...]:
+    """Names of all weights in the cache, the built-in ones first."""
+    return (*(name for name in SOURCES if cached_path(name).exists()), *imported_names())
+
+
+def check_weights(name: str) -> None:
+    """Read weights in the cache, fetched or imported, and compare them with their hash.
+
+    Raises
+    ------
+    UserError
+        When there are none of that name.
+    WeightFileError
+        When they are not those that were kept.
+    """
+    if name not in SOURCES:
+        load_imported(name)
+    elif cached_path(name).exists():
+        load_tensors(name)
+    else:
+        raise UserError(f"the weights of {name} are not in the cache: run `hyperdecode weights fetch {name}`")
