@@ -12,9 +12,20 @@ from torch import Tensor, nn
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.generators.stylegan_base import StyleGAN, fingerprint_of
 from hyperdecode.generators.stylegan_layers import (
-    SLOPE, Affine, as_picture, below, clamped, constant, count_layers, downsample, filter_taps, modulated_convolution,
-    require_tensors, setting, upsample,
-)  # fmt: skip
+    SLOPE,
+    Affine,
+    as_picture,
+    below,
+    clamped,
+    constant,
+    count_layers,
+    downsample,
+    filter_taps,
+    modulated_convolution,
+    require_tensors,
+    setting,
+    upsample,
+)
 
 __all__ = ["StyleGAN2"]
 

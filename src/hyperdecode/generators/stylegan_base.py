@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,10 @@ class StyleGAN(nn.Module):
         self.name, self.fingerprint = name, fingerprint
         self.mapping = MappingNetwork(below(tensors, "mapping"), tensors.get("w_avg"))
         self.latent_dim = int(self.mapping.weights[0].shape[1])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.__dict__.pop("w_statistics", None)  # of the device and number format before
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def _layers(self, ws: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Run the synthesis network on latents (n, num_ws, latent_dim), layer by layer, as one batch."""

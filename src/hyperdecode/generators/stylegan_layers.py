@@ -110,6 +110,7 @@ class Affine(FullPrecision):
         self.weight, self.bias = constant(tensors["weight"]), constant(tensors["bias"])
 
     def forward(self, w: Tensor) -> Tensor:
+        """Styles (n, channels) of w (n, latent_dim)."""
         return F.linear(w, self.weight, self.bias)
 
 
@@ -134,9 +135,11 @@ class MappingNetwork(FullPrecision):
     @property
     def dtype(self) -> torch.dtype:
         """Number format that z and w are computed in."""
-        return self.weights[0].dtype
+        dtype: torch.dtype = self.weights[0].dtype
+        return dtype
 
     def forward(self, z: Tensor) -> Tensor:
+        """Latents w (n, latent_dim) of z (n, latent_dim)."""
         x = z.to(self.dtype)
         x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
         for weight, bias in zip(self.weights, self.biases, strict=True):

@@ -58,16 +58,17 @@ def randomise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def run_nvidia(network: nn.Module, layers: dict[str, nn.Module], generator: torch.Generator) -> dict[str, Tensor]:
-    """Pictures of z at two truncations and without noise, of w+, and activations that belong to the latter."""
+    """Pictures of z, and of one z truncated or without noise, of one w+, and the activations that belong to it."""
     z, none = torch.randn(FACES, LATENT, generator=generator), torch.zeros(FACES, 0)
     results = {"z": z}
     for truncation in (1, 0.7):
         ws = network.mapping(z, none, truncation_psi=truncation)
         results[f"w.{truncation}"] = ws[:, 0]
-        results[f"image.{truncation}"] = network.synthesis(ws, noise_mode="const", force_fp32=True)
-    ws = network.mapping(z, none)
+        faces = FACES if truncation == 1 else 1
+        results[f"image.{truncation}"] = network.synthesis(ws[:faces], noise_mode="const", force_fp32=True)
+    ws = network.mapping(z[:1], none[:1])
     results["image.no-noise"] = network.synthesis(ws, noise_mode="none", force_fp32=True)
-    results["w+"] = torch.randn(FACES, network.num_ws, LATENT, generator=generator)
+    results["w+"] = torch.randn(1, network.num_ws, LATENT, generator=generator)
     kept: dict[str, Tensor] = {}
     for name, layer in layers.items():
         layer.register_forward_hook(lambda _, __, made, name=name: kept.update({name: made.clone()}))

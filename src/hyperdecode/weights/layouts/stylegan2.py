@@ -11,13 +11,21 @@ from numpy.typing import NDArray
 
 from hyperdecode.weights.contents import Tensors, WeightContents, Weights
 from hyperdecode.weights.layouts.stylegan_parts import (
-    LICENCE, MAPPING_RATE, MAX_MAPPING_LAYERS, Source, constructor_arguments, nvidia_mapping, refuse_other_than, scaled,
-)  # fmt: skip
+    LICENCE,
+    MAPPING_RATE,
+    MAX_MAPPING_LAYERS,
+    Source,
+    constructor_arguments,
+    nvidia_mapping,
+    refuse_other_than,
+    scaled,
+)
 
 __all__ = ["from_dnnlib", "from_nvidia", "from_rosinality", "recognise"]
 
 REMEDY = "use another model"
 MAX_SIDE = 4096
+DEFAULT_FILTER = [1, 3, 3, 1]
 STYLEGAN3_CLAMP = 256  # the default of the stylegan3 repository, whose files hold synthesis arguments unnested
 
 
@@ -53,7 +61,7 @@ def from_nvidia(contents: WeightContents) -> Weights:
     """
     source, arguments = Source(contents, "StyleGAN2 by NVIDIA, PyTorch"), constructor_arguments(contents)
     synthesis = arguments.get("synthesis_kwargs")
-    nested = isinstance(synthesis, Mapping)
+    unnested = "z_dim" in arguments and not isinstance(synthesis, Mapping)
     options: dict[str, Any] = {**arguments, **(synthesis if isinstance(synthesis, Mapping) else {})}
     _refuse_variants(source, options)
     if any(name.startswith("mapping.embed.") for name in contents.tensors):
@@ -74,7 +82,7 @@ def from_nvidia(contents: WeightContents) -> Weights:
         tensors[f"{place}.bias"] = source.take(f"{theirs}.bias", 1)
         tensors |= source.affine(f"{theirs}.affine", f"{place}.affine")
     settings = {
-        "conv_clamp": options.get("conv_clamp", None if nested or not arguments else STYLEGAN3_CLAMP),
+        "conv_clamp": options.get("conv_clamp", STYLEGAN3_CLAMP if unnested else None),
         "resample_filter": _taps_of(source, "synthesis.b4.conv1.resample_filter", options),
     }
     return Weights("stylegan2", "StyleGAN2, NVIDIA PyTorch pickle", tensors, settings, LICENCE)
@@ -107,14 +115,14 @@ def from_dnnlib(contents: WeightContents) -> Weights:
     if any("/LabelConcat/" in name or "/LabelEmbed/" in name for name in contents.tensors):
         raise source.refuse("the network is conditional (it has class labels), only unconditional ones are supported")
     refuse_other_than(source, options, {"mapping_nonlinearity": "lrelu", "normalize_latents": True}, REMEDY)
-    rate = float(options.get("mapping_lrmul", MAPPING_RATE))
+    rate = options.get("mapping_lrmul", MAPPING_RATE)
     tensors: Tensors = {"b4.const": source.take(f"{synthesis}/4x4/Const/const", 4)[0]}
     for k in range(MAX_MAPPING_LAYERS):
         theirs = f"{mapping}/Dense{k}"
         if k and f"{theirs}/weight" not in contents.tensors:
             break
-        tensors[f"mapping.{k}.weight"] = scaled(source.take(f"{theirs}/weight", 2).T, rate)
-        tensors[f"mapping.{k}.bias"] = (source.take(f"{theirs}/bias", 1) * np.float32(rate)).astype(np.float32)
+        weight, bias = source.take(f"{theirs}/weight", 2).T, source.take(f"{theirs}/bias", 1)
+        tensors |= source.dense(weight, bias, rate, f"mapping.{k}")
     if "dlatent_avg" in contents.tensors:
         tensors["w_avg"] = source.take("dlatent_avg", 1)
     for side in _sides(source, synthesis + "/{0}x{0}/ToRGB/weight"):
@@ -125,8 +133,10 @@ def from_dnnlib(contents: WeightContents) -> Weights:
         last = "Conv" if side == 4 else "Conv1"
         tensors |= _dnnlib_convolution(source, f"{theirs}/{last}", f"b{side}.conv1", f"{synthesis}/noise{index + 1}")
         tensors |= _dnnlib_modulated(source, f"{theirs}/ToRGB", f"b{side}.to_rgb")
-    taps = options.get("resample_kernel", [1, 3, 3, 1])
-    settings = {"conv_clamp": options.get("conv_clamp"), "resample_filter": [1] if taps is None else list(taps)}
+    settings = {
+        "conv_clamp": options.get("conv_clamp"),
+        "resample_filter": options.get("resample_kernel", DEFAULT_FILTER) or [1],
+    }
     tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     return Weights("stylegan2", "StyleGAN2, NVIDIA TensorFlow pickle", tensors, settings, LICENCE)
 
@@ -152,13 +162,13 @@ def from_rosinality(contents: WeightContents) -> Weights:
     """
     theirs = {name.removeprefix("g_ema."): value for name, value in contents.tensors.items()}
     source = Source(WeightContents(contents.format, theirs, contents.source), "StyleGAN2 by rosinality")
-    rate = np.float32(MAPPING_RATE)
     tensors: Tensors = {"b4.const": source.take("input.input", 4)[0]}
     for k in range(MAX_MAPPING_LAYERS):
-        if k and f"style.{k + 1}.weight" not in theirs:
+        layer = f"style.{k + 1}"
+        if k and f"{layer}.weight" not in theirs:
             break
-        tensors[f"mapping.{k}.weight"] = scaled(source.take(f"style.{k + 1}.weight", 2), MAPPING_RATE)
-        tensors[f"mapping.{k}.bias"] = source.take(f"style.{k + 1}.bias", 1) * rate
+        weight, bias = source.take(f"{layer}.weight", 2), source.take(f"{layer}.bias", 1)
+        tensors |= source.dense(weight, bias, MAPPING_RATE, f"mapping.{k}")
     if "latent_avg" in theirs:
         tensors["w_avg"] = source.take("latent_avg", theirs["latent_avg"].ndim).reshape(-1)
     tensors |= _rosinality_convolution(source, "conv1", "b4.conv1", 0)
@@ -188,18 +198,25 @@ def _refuse_variants(source: Source, options: Mapping[str, Any]) -> None:
             raise source.refuse(
                 f"the network is conditional ({key} {str(options[key])[:40]}), only unconditional ones are supported"
             )
-    same = {"architecture": "skip", "activation": "lrelu", "nonlinearity": "lrelu", "img_channels": 3, "num_channels": 3}
+    same = {
+        "architecture": "skip",
+        "activation": "lrelu",
+        "nonlinearity": "lrelu",
+        "img_channels": 3,
+        "num_channels": 3,
+    }
     refuse_other_than(source, options, same, REMEDY)
-    odd = next((n for n in source.tensors if re.search(r"(\.skip\.weight|/Skip/weight|/ToRGB_lod\d+/weight)$", n)), None)
+    odd = next(
+        (n for n in source.tensors if re.search(r"(\.skip\.weight|/Skip/weight|/ToRGB_lod\d+/weight)$", n)), None
+    )
     if odd:
         raise source.refuse(f"{odd[:60]} belongs to an architecture other than 'skip' (config E or F); {REMEDY}")
 
 
-def _taps_of(source: Source, name: str, options: Mapping[str, Any]) -> list[float]:
+def _taps_of(source: Source, name: str, options: Mapping[str, Any]) -> Any:
     """Taps of the low-pass filter whose outer product with itself the file holds; else those of its settings."""
     if name not in source.tensors:
-        taps = options.get("resample_filter", [1, 3, 3, 1])
-        return [1] if taps is None else list(taps)
+        return options.get("resample_filter", DEFAULT_FILTER) or [1]
     square = source.tensors[name].astype(np.float64)
     if square.size == 0 or not np.isfinite(square).all() or square.sum() == 0:
         raise source.refuse(f"{name} is no low-pass filter")

@@ -41,8 +41,8 @@ class Source:
         if name not in self.tensors:
             raise self.refuse(f"no tensor {name}, the file is incomplete or holds another network")
         value = self.tensors[name]
-        if value.ndim != ndim:
-            raise self.refuse(f"{name} has shape {value.shape}, expected {ndim} dimensions")
+        if value.ndim != ndim or not value.size:
+            raise self.refuse(f"{name} has shape {value.shape}, expected {ndim} dimensions, none of them empty")
         return value
 
     def number(self, name: str) -> NDArray[np.float32]:
@@ -51,6 +51,15 @@ class Source:
         if value is None or value.size != 1:
             raise self.refuse(f"{name} is no single number")
         return value.reshape(1)
+
+    def dense(self, weight: NDArray[np.float32], bias: NDArray[np.float32], rate: Any, target: str) -> Tensors:
+        """Layer of the mapping network: weights scaled by ``rate / sqrt(inputs)``, the bias by ``rate``."""
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
+            raise self.refuse(f"the mapping's learning rate is {str(rate)[:40]!r}, expected a number from 0 to 1")
+        return {
+            f"{target}.weight": scaled(weight, rate),
+            f"{target}.bias": (bias * np.float32(rate)).astype(np.float32),
+        }
 
     def affine(self, source: str, target: str) -> Tensors:
         """Style layer: weights scaled by ``1 / sqrt(inputs)``, the bias as it is."""
@@ -67,17 +76,16 @@ def scaled(weight: NDArray[np.float32], rate: float = 1.0) -> NDArray[np.float32
 
 
 def nvidia_mapping(source: Source, settings: Mapping[str, Any]) -> Tensors:
-    """Mapping network and mean w of NVIDIA's PyTorch files (``mapping.fc0.weight``, ``mapping.w_avg``)."""
+    """Read the mapping network and the mean w of NVIDIA's PyTorch files (``mapping.fc0.weight``, ``mapping.w_avg``)."""
     given = settings.get("mapping_kwargs")
     rate = (given if isinstance(given, Mapping) else {}).get("lr_multiplier", MAPPING_RATE)
-    if not isinstance(rate, int | float) or not 0 < rate <= 1:
-        raise source.refuse(f"lr_multiplier is {str(rate)[:40]!r}, expected a number from 0 to 1")
-    tensors = {}
+    tensors: Tensors = {}
     for k in range(MAX_MAPPING_LAYERS):
-        if k and f"mapping.fc{k}.weight" not in source.tensors:
+        theirs = f"mapping.fc{k}"
+        if k and f"{theirs}.weight" not in source.tensors:
             break
-        tensors[f"mapping.{k}.weight"] = scaled(source.take(f"mapping.fc{k}.weight", 2), rate)
-        tensors[f"mapping.{k}.bias"] = (source.take(f"mapping.fc{k}.bias", 1) * np.float32(rate)).astype(np.float32)
+        weight, bias = source.take(f"{theirs}.weight", 2), source.take(f"{theirs}.bias", 1)
+        tensors |= source.dense(weight, bias, rate, f"mapping.{k}")
     if "mapping.w_avg" in source.tensors:
         tensors["w_avg"] = source.take("mapping.w_avg", 1)
     return tensors
