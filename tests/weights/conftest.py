@@ -1,11 +1,53 @@
-"""A writer of small OpenVINO IRs, and one that lays a MobileStyleGAN out as the published export does."""
+"""Writers of weight files, and a watch over what the interpreter does while they are read."""
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 import pytest
+
+RUNS_CODE = {
+    "compile", "exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
+    "marshal.loads", "ctypes.dlopen", "socket.connect",
+}  # fmt: skip
+_watching: list[list[str]] = []
+
+
+def _hook(event, args):
+    if _watching and event in RUNS_CODE:
+        _watching[-1].append(f"{event} {args!r:.200}")
+
+
+@contextmanager
+def _nothing_runs():
+    seen: list[str] = []
+    _watching.append(seen)
+    try:
+        yield
+    finally:
+        _watching.pop()
+    assert not seen
+
+
+@pytest.fixture(scope="session")
+def nothing_runs():
+    """Return a context in which the interpreter's own audit must not see code compiled, executed, or looked up."""
+    sys.addaudithook(_hook)
+    return _nothing_runs
+
+
+@pytest.fixture(scope="session")
+def files():
+    """Return the module of file makers beside this file."""
+    spec = importlib.util.spec_from_file_location("file_makers", Path(__file__).with_name("file_makers.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class IRWriter:

@@ -169,7 +169,7 @@ class _Plain:
         if isinstance(node, Call) and node.function.path in NUMPY_SYMBOLS:
             return self.value(array_of(node, self.source, f"an array among {self.what}").tolist(), depth + 1)
         if isinstance(node, Call) and node.function.path in SET_SYMBOLS:
-            return [self.value(item, depth + 1) for item in node.args]
+            return self.value(node.args[0], depth + 1) if node.args else []
         return self.pairs(node, depth)
 
     def pairs(self, node: Any, depth: int) -> dict[str, Any]:
