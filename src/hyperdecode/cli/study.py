@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hyperdecode.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
@@ -123,7 +122,7 @@ def _generator(config: StudyConfig, console: Console) -> Generator:
 def _stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
     from hyperdecode.study.stimulus_set import make_stimuli
 
-    with _progress("Faces", console) as update:
+    with progress_bar("Faces", console) as update:
         return make_stimuli(study, config, generator, force=force, progress=update)
 
 
@@ -139,7 +138,7 @@ def _simulate(
 ) -> None:
     from hyperdecode.pipeline.simulate import simulate as work
 
-    with _progress("Simulated runs", console) as update:
+    with progress_bar("Simulated runs", console) as update:
         written = work(study, config, made, generator, force=force, progress=update)
     done = f"simulated {', '.join(f'sub-{s}' for s in written)}" if written else "simulated subjects are up to date"
     console.print(f"BOLD: {done}.")
@@ -157,7 +156,7 @@ def _run(
     from hyperdecode.pipeline.run import run_study
     from hyperdecode.report.verdict import verdict
 
-    with _progress("Analysis", console) as update:
+    with progress_bar("Analysis", console) as update:
         result = run_study(
             study,
             config,
@@ -181,22 +180,3 @@ def _run(
         console.print(
             f"Open it with: python -m webbrowser {result.report.resolve().as_uri()}", soft_wrap=True, highlight=False
         )
-
-
-@contextmanager
-def _progress(title: str, console: Console) -> Iterator[Callable[..., None]]:
-    """Show a bar that appears with its first update."""
-    columns = (
-        TextColumn("{task.description:<16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[now]}"),
-    )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task(title, total=None, visible=False, now="")
-
-        def update(done: int, total: int, now: str = "") -> None:
-            bars.update(task, completed=done, total=total, visible=True, now=now)
-
-        yield update

@@ -1,0 +1,85 @@
+"""Attribute normals of a generator by name: the user's own from the cache, else those that ship."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+
+import numpy as np
+import torch
+
+from hyperdecode.errors import UserError
+from hyperdecode.generators.attributes import AttributeNormals
+from hyperdecode.weights.boundaries import attributes_path, read_attribute_tensors, write_attribute_tensors
+
+__all__ = ["attribute_spaces", "load_attributes", "save_attributes"]
+
+
+def load_attributes(generator: str, space: str) -> AttributeNormals:
+    """Return the attribute normals of a generator in one latent space.
+
+    Parameters
+    ----------
+    generator : str
+        Its name. Normals that the user fitted or imported for it come before those that ship.
+    space : str
+        ``"z"`` or ``"w"``.
+
+    Raises
+    ------
+    UserError
+        When there are none.
+    WeightFileError
+        When the file is damaged.
+    """
+    spaces = attribute_spaces(generator)
+    if space not in spaces:
+        known = f"only in {' and '.join(sorted(spaces))}" if spaces else "in no latent space"
+        raise UserError(
+            f"attributes of {generator} are known {known}, not in {space}: fit them with `hyperdecode attributes fit "
+            f"--generator {generator}`, or import InterFaceGAN's with `hyperdecode attributes import`"
+        )
+    return spaces[space]
+
+
+def attribute_spaces(generator: str) -> dict[str, AttributeNormals]:
+    """Return the attribute normals of a generator by latent space; none where nobody fitted or imported any."""
+    own = attributes_path(generator)
+    shipped = resources.files("hyperdecode.generators") / "data" / f"{generator}-attributes.safetensors"
+    if own.is_file():
+        found = read_attribute_tensors(own.read_bytes(), str(own))
+    elif shipped.is_file():
+        found = read_attribute_tensors(shipped.read_bytes(), f"the shipped attributes of {generator}")
+    else:
+        return {}
+    return {
+        space: AttributeNormals(
+            tuple(attributes),
+            torch.from_numpy(np.stack([parts["normal"] for parts in attributes.values()])),
+            torch.tensor([float(parts["bias"]) for parts in attributes.values()]),
+            torch.tensor([float(parts["scale"]) for parts in attributes.values()]),
+            space,
+        )
+        for space, attributes in found.items()
+    }
+
+
+def save_attributes(
+    path: str | os.PathLike[str], spaces: dict[str, AttributeNormals], metadata: dict[str, str]
+) -> None:
+    """Write attribute normals, all spaces of one generator in one file."""
+    write_attribute_tensors(
+        path,
+        {
+            space: {
+                name: {
+                    "normal": found.normals[k].numpy(),
+                    "bias": found.biases[k].numpy(),
+                    "scale": found.scales[k].numpy(),
+                }
+                for k, name in enumerate(found.names)
+            }
+            for space, found in spaces.items()
+        },
+        metadata,
+    )
