@@ -64,10 +64,8 @@ def _names(file: HDF5File, group: int, attribute: str) -> list[str]:
     for k in range(MAX_PARTS):
         part = file.texts(group, f"{attribute}{k}")
         if part is None:
-            break
+            if k == 0:
+                raise WeightFileError(f"{file.source}: no attribute {attribute}, so no weights that Keras wrote")
+            return names
         names += part
-    else:
-        raise WeightFileError(f"{file.source}: {attribute} in more than {MAX_PARTS} parts, the file is damaged")
-    if not names:
-        raise WeightFileError(f"{file.source}: no attribute {attribute}, so no weights that Keras wrote")
-    return names
+    raise WeightFileError(f"{file.source}: {attribute} in more than {MAX_PARTS} parts, the file is damaged")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.contents import WeightContents
 from hyperdecode.weights.limits import TensorTable, read_bytes, shown
-from hyperdecode.weights.pickled_values import DICT_SYMBOLS, NUMPY_SYMBOLS, SET_SYMBOLS, plain, plain_dict
+from hyperdecode.weights.pickled_values import DICT_SYMBOLS, NUMPY_SYMBOLS, SET_SYMBOLS, bytes_of, plain, plain_dict
 from hyperdecode.weights.pickles import Call, read_pickle
 from hyperdecode.weights.torch_files import read_legacy_storage
 from hyperdecode.weights.torch_tensors import TORCH_SYMBOLS, is_tensor, tensor_of
@@ -106,6 +106,4 @@ class _Modules:
     def storage(self, node: Any) -> NDArray[np.generic]:
         if not isinstance(node, Call) or node.function.path != NESTED_STORAGE or len(node.args) != 1:
             raise WeightFileError(f"{self.table.source}: a tensor has no storage inside of the pickle")
-        if not isinstance(node.args[0], bytes):
-            raise WeightFileError(f"{self.table.source}: a storage is no byte string")
-        return read_legacy_storage(node.args[0], self.table.source)
+        return read_legacy_storage(bytes_of(node.args[0], self.table.source, "a storage"), self.table.source)

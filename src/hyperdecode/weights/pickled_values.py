@@ -12,7 +12,7 @@ from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.limits import checked_shape, shown
 from hyperdecode.weights.pickles import Call, Symbol
 
-__all__ = ["DICT_SYMBOLS", "NUMPY_SYMBOLS", "SET_SYMBOLS", "array_of", "is_array", "plain", "plain_dict"]
+__all__ = ["DICT_SYMBOLS", "NUMPY_SYMBOLS", "SET_SYMBOLS", "array_of", "bytes_of", "is_array", "plain", "plain_dict"]
 
 MAX_DEPTH = 32
 MAX_NODES = 100_000
@@ -75,7 +75,7 @@ def array_of(node: Any, source: str, what: str = "an array") -> NDArray[np.gener
 
 
 def _array(raw: Any, dtype: Any, shape: Any, order: Any, source: str, what: str) -> NDArray[np.generic]:
-    kind, data = _dtype(dtype, source, what), _bytes(raw, source, what)
+    kind, data = _dtype(dtype, source, what), bytes_of(raw, source, what)
     sizes = checked_shape(shape if isinstance(shape, tuple | list) else [None], what, source)
     if order not in ("C", "F") or math.prod(sizes) * kind.itemsize != len(data):
         raise WeightFileError(f"{source}: {what} has {len(data)} bytes, not those of shape {sizes} and type {kind}")
@@ -97,8 +97,14 @@ def _text(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _bytes(raw: Any, source: str, what: str) -> bytes | bytearray:
-    """Read a byte string: as such, as Python 2 wrote it (latin-1 text), or as protocols below 3 spell it."""
+def bytes_of(raw: Any, source: str, what: str) -> bytes | bytearray:
+    """Read a byte string: as such, as Python 2 wrote it (latin-1 text), or as protocols below 3 spell it.
+
+    Raises
+    ------
+    WeightFileError
+        When it is none.
+    """
     if isinstance(raw, Call) and raw.function.path == _ENCODE and raw.args and _text(raw.args[-1]) == "latin1":
         raw = raw.args[0]
     elif isinstance(raw, Call) and raw.function.path in _NO_BYTES and not raw.args:

@@ -241,7 +241,7 @@ class _LegacyStorages(_Storages):
         return self._data[start : start + size]
 
 
-def _read_legacy(data: bytes, source: str, kind: str, allowed: frozenset[str]) -> tuple[Any, _Storages]:
+def _read_legacy(data: bytes | bytearray, source: str, kind: str, allowed: frozenset[str]) -> tuple[Any, _Storages]:
     stream = io.BytesIO(data)
     head = [read_pickle(stream, (), source, kind) for _ in range(3)]
     if head[0] != LEGACY_MAGIC or head[1] != LEGACY_PROTOCOL or not isinstance(head[2], dict):
@@ -258,7 +258,7 @@ def _read_legacy(data: bytes, source: str, kind: str, allowed: frozenset[str]) -
     return root, storages
 
 
-def read_legacy_storage(data: bytes, source: str) -> NDArray[np.generic]:
+def read_legacy_storage(data: bytes | bytearray, source: str) -> NDArray[np.generic]:
     """Read a file of the older format that holds one storage and nothing else, as pickled tensors embed it.
 
     Raises
