@@ -346,6 +346,28 @@ def test_a_cast_changes_the_fast_pass_too(z):
     torch.testing.assert_close(generator.images(z), batched(generator, z), atol=1e-5, rtol=0)
 
 
+def test_weights_changed_in_place_change_the_fast_pass_too(z64):
+    generator = PGGAN(tiny_tensors()).double()
+    before = generator.images(z64)
+    for change in (
+        lambda: generator.biases[4].add_(1),
+        lambda: generator.load_state_dict(PGGAN(tiny_tensors(seed=1)).state_dict()),
+        lambda: torch.optim.Adam(trained(generator.requires_grad_(True), z64), lr=0.1).step(),
+    ):
+        change()
+        with torch.no_grad():
+            after = generator.images(z64)
+        same(after, batched(generator, z64))
+        assert relative_rms(after, before) > 1e-3
+        before = after
+
+
+def trained(generator, z):
+    """Parameters with the gradients of some loss."""
+    generator.images(z).square().mean().backward()
+    return generator.parameters()
+
+
 def test_samples_are_seeded(generator):
     many = generator.sample(50, 7)
     assert many.shape == (50, LATENT) and torch.equal(generator.sample(3, 7), many[:3])

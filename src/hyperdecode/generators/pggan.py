@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
-from typing import NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +80,7 @@ class PGGAN(nn.Module):
         self.biases = nn.ParameterList(frozen(tensors[f"conv.{k}.bias"]) for k in layers)
         self.to_rgb_weights = nn.ParameterDict({str(s): frozen(tensors[f"to_rgb.{s}.weight"]) for s in sides})
         self.to_rgb_biases = nn.ParameterDict({str(s): frozen(tensors[f"to_rgb.{s}.bias"]) for s in sides})
+        self._strips_of: tuple[list[Any], PGGANStrips] | None = None
         self.train(False)
 
     @property
@@ -148,7 +148,8 @@ class PGGAN(nn.Module):
             The only space that there is.
         crop : int, optional
             Side in pixels of the centre crop of each map, from row and column ``(side - crop) // 2`` on; smaller maps
-            are given whole. Only what the crops depend on is computed.
+            are given whole. Only what the crops depend on is computed. (The paper used centre crops and does not say of
+            what size; the authors' published code crops nothing.)
 
         Returns
         -------
@@ -173,7 +174,7 @@ class PGGAN(nn.Module):
         maps, image = self._collect(x, crops, side, Window.centre(self.resolution, crop))
         return {name: image if name == picture else maps[int(name)] for name in layers}
 
-    def sources(self, side: int) -> tuple[tuple[int, float], ...]:
+    def _sources(self, side: int) -> tuple[tuple[int, float], ...]:
         """Sides whose colours make the picture of `side` px, each with its share: two while the network grows."""
         if side != self.resolution:
             return ((side, 1.0),)
@@ -184,7 +185,7 @@ class PGGAN(nn.Module):
         self, x: Tensor, crops: Mapping[int, Window], side: int | None, window: Window
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Return the maps in `crops`, and the picture of `side` px as far as `window` goes (empty without a side)."""
-        shares = () if side is None else self.sources(side)
+        shares = () if side is None else self._sources(side)
         windows = {source: window.shrunk((side or 0) // source) for source, _ in shares}
         whole = all(seen == Window(0, side_of(k)) for k, seen in crops.items())
         if self._on_cpu_without_gradients(x) and whole and all(seen == Window(0, s) for s, seen in windows.items()):
@@ -250,14 +251,17 @@ class PGGAN(nn.Module):
         y = F.conv2d(x, self.weights[k - 1], self.biases[k - 1], padding=before if before == behind else 0)
         return pixel_norm(F.leaky_relu_(y, SLOPE))
 
-    @cached_property
+    @property
     def _strips(self) -> PGGANStrips:
-        colours = {int(side): (weight, self.to_rgb_biases[side]) for side, weight in self.to_rgb_weights.items()}
-        return PGGANStrips(list(self.weights), list(self.biases), colours)
+        """The strips, which hold rearranged copies of the weights: anew when these have changed."""
+        state = [(id(parameter), parameter._version, parameter.dtype) for parameter in self.parameters()]
+        if self._strips_of is None or self._strips_of[0] != state:
+            colours = {int(side): (weight, self.to_rgb_biases[side]) for side, weight in self.to_rgb_weights.items()}
+            self._strips_of = state, PGGANStrips(list(self.weights), list(self.biases), colours)
+        return self._strips_of[1]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # The strips hold rearranged copies of the weights, which a cast or a move would leave behind.
-        self.__dict__.pop("_strips", None)
+        self._strips_of = None  # a cast or a move changes the weights without a new version
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
     def _on_cpu_without_gradients(self, x: Tensor) -> bool:
