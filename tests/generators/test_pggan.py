@@ -346,6 +346,13 @@ def test_a_cast_changes_the_fast_pass_too(z):
     torch.testing.assert_close(generator.images(z), batched(generator, z), atol=1e-5, rtol=0)
 
 
+def test_a_generator_built_in_inference_mode_works_in_it_and_outside(generator, z):
+    with torch.inference_mode():
+        built = PGGAN(tiny_tensors())
+        inside = built.images(z)
+    assert torch.equal(inside, generator.images(z)) and torch.equal(built.images(z), inside)
+
+
 def test_weights_changed_in_place_change_the_fast_pass_too(z64):
     generator = PGGAN(tiny_tensors()).double()
     before = generator.images(z64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NoReturn, Self, cast
+from typing import NoReturn, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -80,7 +80,7 @@ class PGGAN(nn.Module):
         self.biases = nn.ParameterList(frozen(tensors[f"conv.{k}.bias"]) for k in layers)
         self.to_rgb_weights = nn.ParameterDict({str(s): frozen(tensors[f"to_rgb.{s}.weight"]) for s in sides})
         self.to_rgb_biases = nn.ParameterDict({str(s): frozen(tensors[f"to_rgb.{s}.bias"]) for s in sides})
-        self._strips_of: tuple[list[Any], PGGANStrips] | None = None
+        self._strips_of: tuple[list[tuple[int, int]], PGGANStrips] | None = None
         self.train(False)
 
     @property
@@ -254,7 +254,7 @@ class PGGAN(nn.Module):
     @property
     def _strips(self) -> PGGANStrips:
         """The strips, which hold rearranged copies of the weights: anew when these have changed."""
-        state = [(id(parameter), parameter._version, parameter.dtype) for parameter in self.parameters()]
+        state = [(id(p), 0 if p.is_inference() else p._version) for p in self.parameters()]
         if self._strips_of is None or self._strips_of[0] != state:
             colours = {int(side): (weight, self.to_rgb_biases[side]) for side, weight in self.to_rgb_weights.items()}
             self._strips_of = state, PGGANStrips(list(self.weights), list(self.biases), colours)
