@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperdecode import __version__
-from hyperdecode.cli import attributes, study, weights
+from hyperdecode.cli import attributes, faces, study, weights
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.errors import DataWarning, UserError
 
@@ -39,6 +39,7 @@ app.command()(study.run)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")
 app.add_typer(attributes.app, name="attributes")
+app.add_typer(faces.app, name="faces")
 
 
 def _show_version(asked: bool) -> None:
