@@ -95,7 +95,7 @@ class Design:
         return cls(
             resolution=int(resolution),
             layers=layers,
-            critical=int(number("num_critical", 2, 0, layers - 1)),
+            critical=int(number("num_critical", 2, 1, layers - 1)),
             first_cutoff=cutoff,
             first_stopband=number("first_stopband", 2**2.1, 1.01 * cutoff, resolution),
             last_stopband_rel=number("last_stopband_rel", 2**0.3, 1.01, 4),
@@ -132,13 +132,14 @@ class Design:
         return [*sizes[:-2], self.resolution, self.resolution]
 
     def layer(self, index: int, kernel: int) -> LayerDesign:
-        """Design of layer `index` (the last, `layers`, makes the colours) with convolutions of `kernel` px."""
+        """Design of layer `index` with convolutions of `kernel` px; the last, `layers`, makes the colours by 1 px."""
         before = max(index - 1, 0)
         rates, cutoffs, sizes = self.rates, self.cutoffs, self.sizes
         widths = 2 * (np.maximum(self.stopbands, np.array(rates) / 2) - cutoffs)
         colours, critical = index == self.layers, index >= self.layers - self.critical
         rate = max(rates[before], rates[index]) * (1 if colours else self.oversampling)
         up, down = rate // rates[before], rate // rates[index]
+        kernel = 1 if colours else kernel
         up_taps = self.filter_size * up if up > 1 and not colours else 1
         down_taps = self.filter_size * down if down > 1 and not colours else 1
         # What the filters take away and the sizes ask for, shared so that samples stand for pixel centres.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,17 @@ from hyperdecode.weights.contents import Tensors, WeightContents, Weights
 from hyperdecode.weights.layouts.stylegan_parts import (
     LICENCE,
     MAPPING_RATE,
-    MAX_MAPPING_LAYERS,
     Source,
     constructor_arguments,
+    contiguous,
     nvidia_mapping,
     refuse_other_than,
     scaled,
 )
 
-__all__ = ["from_dnnlib", "from_nvidia", "from_rosinality", "recognise"]
+__all__ = ["LAYOUTS", "from_dnnlib", "from_nvidia", "from_rosinality", "recognise"]
 
 REMEDY = "use another model"
-MAX_SIDE = 4096
 DEFAULT_FILTER = [1, 3, 3, 1]
 STYLEGAN3_CLAMP = 256  # the default of the stylegan3 repository, whose files hold synthesis arguments unnested
 
@@ -68,7 +67,7 @@ def from_nvidia(contents: WeightContents) -> Weights:
         raise source.refuse("the network is conditional (it has class labels), only unconditional ones are supported")
     tensors = nvidia_mapping(source, arguments)
     tensors["b4.const"] = source.take("synthesis.b4.const", 3)
-    for side in _sides(source, "synthesis.b{0}.conv1.weight"):
+    for side in source.sides(r"synthesis\.b(\d{1,4})\.", options.get("img_resolution")):
         for k in (1,) if side == 4 else (0, 1):
             place, theirs = f"b{side}.conv{k}", f"synthesis.b{side}.conv{k}"
             tensors[f"{place}.weight"] = source.take(f"{theirs}.weight", 4)
@@ -85,7 +84,7 @@ def from_nvidia(contents: WeightContents) -> Weights:
         "conv_clamp": options.get("conv_clamp", STYLEGAN3_CLAMP if unnested else None),
         "resample_filter": _taps_of(source, "synthesis.b4.conv1.resample_filter", options),
     }
-    return Weights("stylegan2", "StyleGAN2, NVIDIA PyTorch pickle", tensors, settings, LICENCE)
+    return Weights("stylegan2", "StyleGAN2, NVIDIA PyTorch pickle", contiguous(tensors), settings, LICENCE)
 
 
 def from_dnnlib(contents: WeightContents) -> Weights:
@@ -117,15 +116,13 @@ def from_dnnlib(contents: WeightContents) -> Weights:
     refuse_other_than(source, options, {"mapping_nonlinearity": "lrelu", "normalize_latents": True}, REMEDY)
     rate = options.get("mapping_lrmul", MAPPING_RATE)
     tensors: Tensors = {"b4.const": source.take(f"{synthesis}/4x4/Const/const", 4)[0]}
-    for k in range(MAX_MAPPING_LAYERS):
+    for k in range(source.count(rf"{mapping}/Dense(\d{{1,2}})/", "mapping layers")):
         theirs = f"{mapping}/Dense{k}"
-        if k and f"{theirs}/weight" not in contents.tensors:
-            break
         weight, bias = source.take(f"{theirs}/weight", 2).T, source.take(f"{theirs}/bias", 1)
         tensors |= source.dense(weight, bias, rate, f"mapping.{k}")
     if "dlatent_avg" in contents.tensors:
         tensors["w_avg"] = source.take("dlatent_avg", 1)
-    for side in _sides(source, synthesis + "/{0}x{0}/ToRGB/weight"):
+    for side in source.sides(rf"{synthesis}/(\d{{1,4}})x\1/", options.get("resolution")):
         theirs = f"{synthesis}/{side}x{side}"
         index = 2 * side.bit_length() - 7  # of the noise of the block's first convolution
         if side > 4:
@@ -137,8 +134,7 @@ def from_dnnlib(contents: WeightContents) -> Weights:
         "conv_clamp": options.get("conv_clamp"),
         "resample_filter": options.get("resample_kernel", DEFAULT_FILTER) or [1],
     }
-    tensors = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    return Weights("stylegan2", "StyleGAN2, NVIDIA TensorFlow pickle", tensors, settings, LICENCE)
+    return Weights("stylegan2", "StyleGAN2, NVIDIA TensorFlow pickle", contiguous(tensors), settings, LICENCE)
 
 
 def from_rosinality(contents: WeightContents) -> Weights:
@@ -163,33 +159,23 @@ def from_rosinality(contents: WeightContents) -> Weights:
     theirs = {name.removeprefix("g_ema."): value for name, value in contents.tensors.items()}
     source = Source(WeightContents(contents.format, theirs, contents.source), "StyleGAN2 by rosinality")
     tensors: Tensors = {"b4.const": source.take("input.input", 4)[0]}
-    for k in range(MAX_MAPPING_LAYERS):
+    for k in range(source.count(r"style\.(\d{1,2})\.", "mapping layers", first=1)):
         layer = f"style.{k + 1}"
-        if k and f"{layer}.weight" not in theirs:
-            break
         weight, bias = source.take(f"{layer}.weight", 2), source.take(f"{layer}.bias", 1)
         tensors |= source.dense(weight, bias, MAPPING_RATE, f"mapping.{k}")
     if "latent_avg" in theirs:
         tensors["w_avg"] = source.take("latent_avg", theirs["latent_avg"].ndim).reshape(-1)
     tensors |= _rosinality_convolution(source, "conv1", "b4.conv1", 0)
     tensors |= _rosinality_colours(source, "to_rgb1", "b4.to_rgb")
-    side, block = 4, 0
-    while f"convs.{2 * block + 1}.conv.weight" in theirs and 2 * side <= MAX_SIDE:
-        side *= 2
-        for k in (0, 1):
-            tensors |= _rosinality_convolution(source, f"convs.{2 * block + k}", f"b{side}.conv{k}", 2 * block + k + 1)
-        tensors |= _rosinality_colours(source, f"to_rgbs.{block}", f"b{side}.to_rgb")
-        block += 1
+    for index in range(source.count(r"convs\.(\d{1,2})\.", "convolutions")):
+        block, k = divmod(index, 2)
+        side = 8 * 2**block
+        tensors |= _rosinality_convolution(source, f"convs.{index}", f"b{side}.conv{k}", index + 1)
+        if k:
+            tensors |= _rosinality_colours(source, f"to_rgbs.{block}", f"b{side}.to_rgb")
     kernel = "convs.0.conv.blur.kernel"
     settings = {"conv_clamp": None, "resample_filter": _taps_of(source, kernel, {})}
-    return Weights("stylegan2", "StyleGAN2, rosinality .pt", tensors, settings, LICENCE)
-
-
-def _sides(source: Source, name: str) -> list[int]:
-    sides = [4]
-    while name.format(2 * sides[-1]) in source.tensors and 2 * sides[-1] <= MAX_SIDE:
-        sides.append(2 * sides[-1])
-    return sides
+    return Weights("stylegan2", "StyleGAN2, rosinality .pt", contiguous(tensors), settings, LICENCE)
 
 
 def _refuse_variants(source: Source, options: Mapping[str, Any]) -> None:
@@ -272,3 +258,11 @@ def _rosinality_colours(source: Source, theirs: str, ours: str) -> Tensors:
         **_rosinality_modulated(source, theirs, ours),
         f"{ours}.bias": source.take(f"{theirs}.bias", 4).reshape(-1),
     }
+
+
+LAYOUTS: Mapping[str, Callable[[WeightContents], Weights]] = {
+    "nvidia": from_nvidia,
+    "dnnlib": from_dnnlib,
+    "rosinality": from_rosinality,
+}
+"""What `recognise` returns -> how to convert it."""

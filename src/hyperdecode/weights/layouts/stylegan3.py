@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,15 @@ from hyperdecode.weights.layouts.stylegan_parts import (
     LICENCE,
     Source,
     constructor_arguments,
+    contiguous,
     nvidia_mapping,
     refuse_other_than,
     scaled,
 )
 
-__all__ = ["from_nvidia", "recognise"]
+__all__ = ["LAYOUTS", "from_nvidia", "recognise"]
 
-LAYER = re.compile(r"synthesis\.(L(\d{1,2})_(\d{1,4})_\d{1,4})\.weight")
+LAYER = re.compile(r"synthesis\.(L(\d{1,2})_(\d{1,4})_\d{1,4})\.")
 DESIGN = (
     "num_critical", "first_cutoff", "first_stopband", "last_stopband_rel", "margin_size", "filter_size",
     "lrelu_upsampling", "use_radial_filters", "output_scale", "conv_clamp",
@@ -54,7 +56,7 @@ def from_nvidia(contents: WeightContents) -> Weights:
     if arguments.get("c_dim") or any(name.startswith("mapping.embed.") for name in contents.tensors):
         raise source.refuse("the network is conditional (it has class labels), only unconditional ones are supported")
     refuse_other_than(source, arguments, {"img_channels": 3}, "use another model")
-    found = sorted((int(m[2]), int(m[3]), m[1]) for m in map(LAYER.fullmatch, contents.tensors) if m)
+    found = sorted({(int(m[2]), int(m[3]), m[1]) for m in map(LAYER.match, contents.tensors) if m})
     if len(found) < 2 or [index for index, _, _ in found] != list(range(len(found))):
         raise source.refuse("its layers L0, L1, ... are not all there")
     tensors = nvidia_mapping(source, arguments) | _fourier_features(source)
@@ -70,7 +72,9 @@ def from_nvidia(contents: WeightContents) -> Weights:
     # Nothing but the filters' shape tells the config of a file without its constructor's arguments.
     radial = any(name.endswith(".down_filter") and value.ndim == 2 for name, value in tensors.items())
     settings |= {"resolution": arguments.get("img_resolution", side), "use_radial_filters": radial}
-    return Weights("stylegan3", f"StyleGAN3-{'R' if radial else 'T'}, NVIDIA pickle", tensors, settings, LICENCE)
+    return Weights(
+        "stylegan3", f"StyleGAN3-{'R' if radial else 'T'}, NVIDIA pickle", contiguous(tensors), settings, LICENCE
+    )
 
 
 def _fourier_features(source: Source) -> Tensors:
@@ -107,3 +111,7 @@ def _magnitude(source: Source, theirs: str) -> Any:
     if not magnitude > 0:
         raise source.refuse(f"{theirs}.magnitude_ema is {float(magnitude[0])}, expected a positive number")
     return magnitude
+
+
+LAYOUTS: Mapping[str, Callable[[WeightContents], Weights]] = {"nvidia": from_nvidia}
+"""What `recognise` returns -> how to convert it."""

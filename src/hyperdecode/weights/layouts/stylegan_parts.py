@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.contents import Tensors, WeightContents
 
-__all__ = ["LICENCE", "Source", "constructor_arguments", "nvidia_mapping", "refuse_other_than"]
+__all__ = ["LICENCE", "Source", "constructor_arguments", "contiguous", "nvidia_mapping", "refuse_other_than"]
 
 LICENCE = "NVIDIA Source Code License: non-commercial use (research or evaluation) only; see the model's own page"
 MAPPING_RATE = 0.01
-MAX_MAPPING_LAYERS = 64
+MAX_SIDE = 4096
 NESTED = ("init_kwargs", "static_kwargs", "kwargs")
 
 
@@ -44,6 +45,23 @@ class Source:
         if value.ndim != ndim or not value.size:
             raise self.refuse(f"{name} has shape {value.shape}, expected {ndim} dimensions, none of them empty")
         return value
+
+    def count(self, pattern: str, what: str, first: int = 0) -> int:
+        """Count numbered parts, whose number is the group of `pattern`; a `WeightFileError` when one is left out."""
+        matches = (re.match(pattern, name) for name in self.tensors)
+        numbers = {int(match[1]) for match in matches if match}
+        if not numbers or numbers != set(range(first, first + len(numbers))):
+            raise self.refuse(f"its {what} are not all there, the file is incomplete")
+        return len(numbers)
+
+    def sides(self, pattern: str, largest: Any = None) -> list[int]:
+        """Sides 4, 8, ... of the blocks, which are the group of `pattern`; a `WeightFileError` when one is left out."""
+        matches = (re.match(pattern, name) for name in self.tensors)
+        found = sorted({int(match[1]) for match in matches if match})
+        whole = bool(found) and found == [4 * 2**k for k in range(len(found))] and found[-1] <= MAX_SIDE
+        if not whole or largest not in (None, found[-1]):
+            raise self.refuse(f"it has blocks of {found[:12]} px, expected 4, 8, 16, ... up to the picture's side")
+        return found
 
     def number(self, name: str) -> NDArray[np.float32]:
         """Return a tensor of one number, as shape (1,)."""
@@ -75,15 +93,18 @@ def scaled(weight: NDArray[np.float32], rate: float = 1.0) -> NDArray[np.float32
     return (weight * np.float32(rate / inputs**0.5)).astype(np.float32)
 
 
+def contiguous(tensors: Tensors) -> Tensors:
+    """Tensors in float32 that are not views of others, turned or cut."""
+    return {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+
+
 def nvidia_mapping(source: Source, settings: Mapping[str, Any]) -> Tensors:
     """Read the mapping network and the mean w of NVIDIA's PyTorch files (``mapping.fc0.weight``, ``mapping.w_avg``)."""
     given = settings.get("mapping_kwargs")
     rate = (given if isinstance(given, Mapping) else {}).get("lr_multiplier", MAPPING_RATE)
     tensors: Tensors = {}
-    for k in range(MAX_MAPPING_LAYERS):
+    for k in range(source.count(r"mapping\.fc(\d{1,2})\.", "mapping layers")):
         theirs = f"mapping.fc{k}"
-        if k and f"{theirs}.weight" not in source.tensors:
-            break
         weight, bias = source.take(f"{theirs}.weight", 2), source.take(f"{theirs}.bias", 1)
         tensors |= source.dense(weight, bias, rate, f"mapping.{k}")
     if "mapping.w_avg" in source.tensors:
