@@ -198,9 +198,12 @@ def _moments(name: str, network: nn.Module, optimizer: Adam) -> dict[str, Tensor
 
 
 def _load_moments(name: str, network: nn.Module, optimizer: Adam, tensors: dict[str, Tensor]) -> None:
-    names = [parameter for parameter, _ in network.named_parameters()]
     state: dict[int, dict[str, Tensor]] = {}
-    for key in ("step", "exp_avg", "exp_avg_sq"):
-        for parameter, value in _below(tensors, f"adam.{name}.{key}").items():
-            state.setdefault(names.index(parameter), {})[key] = value
+    for k, (parameter, value) in enumerate(network.named_parameters()):
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            moment = tensors.get(f"adam.{name}.{key}.{parameter}")
+            if moment is not None:
+                # In the parameter's own memory layout, channels last or not, as Adam makes them.
+                like = value.detach() if moment.ndim else moment
+                state.setdefault(k, {})[key] = torch.empty_like(like).copy_(moment)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

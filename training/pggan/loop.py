@@ -136,7 +136,7 @@ class Trainer:
 
     def reset_optimizers(self) -> None:
         """Begin Adam anew, its moments forgotten."""
-        adam = partial(torch.optim.Adam, lr=self.settings.rate, betas=(0.0, 0.99), eps=1e-8, fused=self.machine.gpu)
+        adam = partial(torch.optim.Adam, lr=self.settings.rate, betas=(0.0, 0.99), eps=1e-8)
         self.generator_optimizer = adam(self.generator.parameters())
         self.discriminator_optimizer = adam(self.discriminator.parameters())
 
