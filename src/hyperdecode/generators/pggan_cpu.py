@@ -14,6 +14,7 @@ from hyperdecode.generators.pggan_parts import EPSILON, SLOPE, layer_at
 __all__ = ["PGGANStrips"]
 
 STRIP_BYTES = 4 * 2**20
+WIDE = 128
 
 
 class _Level(NamedTuple):
@@ -65,11 +66,9 @@ class PGGANStrips:
         self, weights: Sequence[Tensor], biases: Sequence[Tensor], colours: Mapping[int, tuple[Tensor, Tensor]]
     ) -> None:
         self.dense, self.dense_bias = weights[0].permute(2, 3, 0, 1).flatten(0, 2), biases[0]
-        self.weight, self.bias = _channels_last(weights[1]), biases[1]
+        self.weight, self.bias = _arranged(weights[1]), biases[1]
         self.levels = [
-            _Level(
-                _channels_last(_phases(weights[k])), biases[k].repeat(4), _channels_last(weights[k + 1]), biases[k + 1]
-            )
+            _Level(_arranged(_phases(weights[k])), biases[k].repeat(4), _arranged(weights[k + 1]), biases[k + 1])
             for k in range(2, len(weights), 2)
         ]
         self.colours = dict(colours)
@@ -183,8 +182,10 @@ def _phases(weight: Tensor) -> Tensor:
     return torch.cat(kernels)
 
 
-def _channels_last(weight: Tensor) -> Tensor:
-    return weight.detach().contiguous(memory_format=torch.channels_last)
+def _arranged(weight: Tensor) -> Tensor:
+    """Channels last, but not for wide layers, where torch then sums thousands of products at once and rounds worse."""
+    last = weight.shape[1] < WIDE
+    return weight.detach().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def _bordered(height: int, width: int, channels: int, like: Tensor) -> Tensor:
@@ -196,7 +197,9 @@ def _bordered(height: int, width: int, channels: int, like: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Convolve a map (height, width, channels) without padding."""
-    return F.conv2d(x.permute(2, 0, 1)[None], weight, bias)[0].permute(1, 2, 0)
+    x = x.permute(2, 0, 1)[None]
+    y = F.conv2d(x if len(weight[0]) < WIDE else x.contiguous(), weight, bias)
+    return y[0].permute(1, 2, 0).contiguous()
 
 
 def _scale(x: Tensor) -> Tensor:
