@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.util
 import sys
 from contextlib import contextmanager
@@ -37,17 +38,29 @@ def _nothing_runs():
 @pytest.fixture(scope="session")
 def nothing_runs():
     """Return a context in which the interpreter's own audit must not see code compiled, executed, or looked up."""
+    for name in ("cp437", "latin-1", "ascii", "raw_unicode_escape", "unicode_escape"):
+        codecs.lookup(name)  # the standard library imports a codec when it is first asked for
     sys.addaudithook(_hook)
     return _nothing_runs
+
+
+def _beside(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")
 def files():
     """Return the module of file makers beside this file."""
-    spec = importlib.util.spec_from_file_location("file_makers", Path(__file__).with_name("file_makers.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return _beside("file_makers")
+
+
+@pytest.fixture(scope="session")
+def network_files(files):
+    """Return tiny networks in files of each layout (`tiny_networks.network_files`)."""
+    return _beside("tiny_networks").network_files(files)
 
 
 class IRWriter:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 
 import h5py
 import numpy as np
+import safetensors.numpy
 import torch
 
 
@@ -204,24 +205,25 @@ def _name_list(group, attribute, names, cut):
 # Small files, one of each reader, for harming
 
 
-def small_files():
-    """Return {reader's name: (file name, bytes)} of files as small as their format allows."""
+def small_files(program=None):
+    """Return {reader's name: (file name, bytes)}, as small as the formats allow; `program` hides in the pickles."""
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 3)).astype(np.float32), rng.normal(size=4).astype(np.float32)
-    state = OrderedDict(a=torch.tensor(a), b=torch.tensor(b).half(), n=torch.tensor(3))
-    generator = persistent_tree({"mapping.w_avg": b, "fc.weight": a}, z_dim=3, nested={"clamp": 256.0})
+    state = OrderedDict(a=torch.tensor(a), b=torch.tensor(b).half(), n=torch.tensor(3), note=program)
+    generator = persistent_tree({"mapping.w_avg": b, "fc.weight": a}, z_dim=3, nested={"clamp": 256.0}, note=program)
     inner = network({"noise": b}, DnnlibNetwork, 4, {}, size=2)
-    outer = network({"w": a, "lod": np.float32(0)}, DnnlibNetwork, 4, {"synthesis": inner}, label_size=0)
+    outer = network({"w": a, "lod": np.float32(0)}, DnnlibNetwork, 4, {"synthesis": inner}, label_size=0, note=program)
     rows = [list(rng.normal(size=(n, k)).astype(np.float32)) for n, k in ((3, 2), (3, 4), (2, 2), (2, 4))]
     return {
         "torch zip": ("a.pth", torch_file(state)),
         "torch legacy": ("b.pth", torch_file({"g": state, "step": 7}, zipped=False)),
-        "nvidia": ("c.pkl", nvidia_pickle({"G": None, "G_ema": generator, "augment_pipe": None})),
-        "dnnlib": ("d.pkl", network_pickle((None, None, outer), 2)),
+        "nvidia": ("c.pkl", nvidia_pickle({"G": None, "G_ema": generator, "augment_pipe": program})),
+        "dnnlib": ("d.pkl", network_pickle((program, None, outer), 2)),
         "mxnet": (
             "e.params",
             mxnet_file([mxnet_array(a), mxnet_array(b, V1), mxnet_array(b, V0)], ["arg:a", "b", "c"]),
         ),
         "keras": ("f.h5", keras_file({"conv1/7x7": {"conv1/7x7/kernel:0": a, "conv1/7x7/bias:0": b}, "relu": {}})),
-        "hyper data": ("g.dat", pickle.dumps(rows, 4)),
+        "hyper data": ("g.dat", pickle.dumps(rows if program is None else [*rows, program], 4)),
+        "safetensors": ("h.safetensors", safetensors.numpy.save({"a": a, "b": b}, {"family": "pggan"})),
     }

@@ -58,7 +58,7 @@ def import_(
         typer.echo(f"Pictures    {generator.resolution} x {generator.resolution} px, latents of {generator.latent_dim}")
     typer.echo(f"Parameters  {found.parameters:,}")
     typer.echo(f"Licence     {found.weights.licence or 'the file does not say: ask its authors'}")
-    typer.echo(f"Kept as     {found.name}: {found.path} ({found.path.stat().st_size / 1e6:.1f} MB)")
+    typer.echo(f"Kept as     {found.name}: {found.path} ({_size(found.path)})")
     if built:
         typer.echo(f"Next        hyperdecode faces sample OUT --generator {found.name}")
 
@@ -74,7 +74,7 @@ def list_() -> None:
         state = "in the cache" if cached_path(name).exists() else "not fetched"
         typer.echo(f"{name}\t{state}\t{source.megabytes} MB\t{source.licence}")
     for name in imported_names():
-        size = f"{imported_path(name).stat().st_size / 1e6:.1f} MB"
+        size = _size(imported_path(name))
         try:
             said = imported_summary(name)
         except UserError:
@@ -104,3 +104,8 @@ def check(
         raise WeightFileError("; ".join(damaged))
     if not names:
         typer.echo("no weights in the cache")
+
+
+def _size(path: Path) -> str:
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -16,6 +16,7 @@ from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.generators.mobilestylegan import MobileStyleGAN
 from hyperdecode.generators.pggan import PGGAN
 from hyperdecode.generators.stylegan2 import StyleGAN2
+from hyperdecode.generators.stylegan3 import StyleGAN3
 from hyperdecode.weights.contents import Weights
 from hyperdecode.weights.imported import imported_names, imported_summary, load_imported
 from hyperdecode.weights.store import SOURCES, load_tensors
@@ -29,6 +30,7 @@ EXIT_LAYERS = {64: "b64.conv2", 128: "b128.conv2", 256: "b256.conv2"}
 FAMILIES: Mapping[str, Callable[[dict[str, Tensor], Weights, str], nn.Module]] = {
     "pggan": lambda tensors, weights, name: PGGAN(tensors, name),
     "stylegan2": lambda tensors, weights, name: StyleGAN2(tensors, weights.settings, name),
+    "stylegan3": lambda tensors, weights, name: StyleGAN3(tensors, weights.settings, name),
     "mobilestylegan": lambda tensors, weights, name: MobileStyleGAN(tensors, {}, name),
 }
 """Family of imported weights -> its network."""

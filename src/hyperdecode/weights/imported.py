@@ -127,7 +127,10 @@ def load_imported(name: str) -> Weights:
     path = imported_path(name)
     if not path.exists():
         raise UserError(f"no weights imported as {name}: run `hyperdecode weights import FILE --name {name}`")
-    contents = read_safetensors(path)
+    try:
+        contents = read_safetensors(path)
+    except WeightFileError as error:
+        raise WeightFileError(f"{error} (import the original again with --force)") from None
     if contents.settings.get(DIGEST) != tensors_digest(contents.tensors):
         raise WeightFileError(
             f"{path} is damaged (its tensors are not those imported): import the file again with --force"

@@ -17,7 +17,7 @@ from hyperdecode.weights.hdf5 import SIGNATURE
 from hyperdecode.weights.hyper_data import read_hyper_data
 from hyperdecode.weights.imported import checked_name, imported_path, name_for, save_imported, weights_of
 from hyperdecode.weights.keras_hdf5 import read_keras
-from hyperdecode.weights.layouts import pggan, stylegan2
+from hyperdecode.weights.layouts import pggan, resnet50, stylegan2, stylegan3
 from hyperdecode.weights.limits import read_bytes, shown
 from hyperdecode.weights.mxnet_params import LIST_MAGIC, read_mxnet
 from hyperdecode.weights.nvidia import read_nvidia
@@ -42,8 +42,8 @@ FORMATS: Mapping[str, Reader] = {
 """Format, as `recognise` names it -> its reader."""
 
 EXPECTED = (
-    "PGGAN (Karras .pkl, genforce, InterFaceGAN or ptrblck .pth, MXNet .params), StyleGAN2 or StyleGAN3 (NVIDIA .pkl), "
-    "MobileStyleGAN (OpenVINO), or ResNet50 of VGGFace2 (Keras .h5)"
+    "PGGAN (Karras .pkl, genforce, InterFaceGAN or ptrblck .pth, MXNet .params), StyleGAN2 (NVIDIA .pkl, rosinality "
+    ".pt), StyleGAN3 (NVIDIA .pkl), MobileStyleGAN (OpenVINO), or ResNet50 of VGGFace2 (Keras .h5)"
 )
 LEGACY_HEAD = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
 """How every protocol from 2 on spells the magic number of PyTorch's older format."""
@@ -130,14 +130,9 @@ def _mobilestylegan(contents: WeightContents) -> Weights:
 
 LAYOUTS: Mapping[str, _Family] = {
     "pggan": _Family(pggan.recognise, pggan.LAYOUTS),
-    "stylegan2": _Family(
-        stylegan2.recognise,
-        {
-            "nvidia": stylegan2.from_nvidia,
-            "dnnlib": stylegan2.from_dnnlib,
-            "rosinality": stylegan2.from_rosinality,
-        },
-    ),
+    "stylegan2": _Family(stylegan2.recognise, stylegan2.LAYOUTS),
+    "stylegan3": _Family(stylegan3.recognise, stylegan3.LAYOUTS),
+    "resnet50-vggface2": _Family(resnet50.recognise, {"keras": resnet50.from_keras}),
     "mobilestylegan": _Family(
         lambda contents: "openvino" if contents.format == "openvino-ir" else None, {"openvino": _mobilestylegan}
     ),

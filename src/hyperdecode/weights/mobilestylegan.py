@@ -84,7 +84,8 @@ def _style(graph: Graph, theirs: str, ours: str) -> tuple[Tensors, Node]:
     applied = graph.next(graph.next(graph.next(product, "Add"), "Reshape"), "Multiply")
     if graph.has_constant_input(applied):
         scale = graph.constant_input(applied).reshape(())
-        weight, bias = weight * scale, bias * scale
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever keeps the tensors refuses infinite ones
+            weight, bias = weight * scale, bias * scale
         applied = graph.next(applied, "Multiply")
     return {f"{ours}.style.weight": weight, f"{ours}.style.bias": bias}, applied
 

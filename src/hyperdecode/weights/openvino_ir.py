@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperdecode.errors import WeightFileError
+from hyperdecode.weights.limits import shown
 
 __all__ = ["Graph", "Node", "read_ir"]
 
@@ -60,7 +61,7 @@ class Graph:
             for producer in node.inputs:
                 if producer not in self.nodes:
                     raise WeightFileError(
-                        f"{source}: layer {node.name!r} reads from layer id {producer!r}, which is absent"
+                        f"{source}: layer {shown(node.name)} reads from layer id {shown(producer)}, which is absent"
                     )
                 self._consumers[producer].append(node)
 
@@ -71,27 +72,31 @@ class Graph:
     def constant(self, name: str) -> NDArray[np.float32]:
         """Return the constant of that name as float32."""
         if name not in self._by_name:
-            raise WeightFileError(f"{self.source}: no constant {name!r}, the file holds another network")
+            raise WeightFileError(f"{self.source}: no constant {shown(name)}, the file holds another network")
         return self._value(self._by_name[name])
 
     def named(self, name: str) -> Node:
         """Return the node of that name."""
         if name not in self._by_name:
-            raise WeightFileError(f"{self.source}: no layer {name!r}, the file holds another network")
+            raise WeightFileError(f"{self.source}: no layer {shown(name)}, the file holds another network")
         return self._by_name[name]
 
     def next(self, node: Node, kind: str) -> Node:
         """Return the one consumer of `node` that has the type `kind`."""
         found = [consumer for consumer in self._consumers[node.id] if consumer.type == kind]
         if len(found) != 1:
-            raise WeightFileError(f"{self.source}: expected one {kind} behind layer {node.name!r}, found {len(found)}")
+            raise WeightFileError(
+                f"{self.source}: expected one {kind} behind layer {shown(node.name)}, found {len(found)}"
+            )
         return found[0]
 
     def constant_input(self, node: Node) -> NDArray[np.float32]:
         """Return the constant that feeds `node`, whichever port it enters."""
         values = [self.nodes[i] for i in node.inputs if self.nodes[i].type == "Const"]
         if len(values) != 1:
-            raise WeightFileError(f"{self.source}: layer {node.name!r} has {len(values)} constant inputs, expected one")
+            raise WeightFileError(
+                f"{self.source}: layer {shown(node.name)} has {len(values)} constant inputs, expected one"
+            )
         return self._value(values[0])
 
     def has_constant_input(self, node: Node) -> bool:
@@ -100,11 +105,11 @@ class Graph:
 
     def _value(self, node: Node) -> NDArray[np.float32]:
         if node.value is None:
-            raise WeightFileError(f"{self.source}: layer {node.name!r} is not a constant")
+            raise WeightFileError(f"{self.source}: layer {shown(node.name)} is not a constant")
         value = node.value.astype(np.float32)
         if not np.isfinite(value).all():
             raise WeightFileError(
-                f"{self.source}: constant {node.name!r} holds NaN or infinite values, fetch the file anew"
+                f"{self.source}: constant {shown(node.name)} holds NaN or infinite values, fetch the file anew"
             )
         return value
 
@@ -170,7 +175,7 @@ def _node(layer: ElementTree.Element, feeds: dict[str, list[tuple[int, str]]], w
 def _constant(layer: ElementTree.Element, weights: bytes, source: str, name: str) -> NDArray[np.generic]:
     data = layer.find("data")
     if data is None or data.attrib["element_type"] not in DTYPES:
-        raise WeightFileError(f"{source}: constant {name!r} has no data or an element type that is not a number")
+        raise WeightFileError(f"{source}: constant {shown(name)} has no data or an element type that is not a number")
     dtype = np.dtype(DTYPES[data.attrib["element_type"]])
     shape = tuple(int(n) for n in data.attrib["shape"].split(",")) if data.attrib["shape"].strip() else ()
     offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
@@ -179,7 +184,7 @@ def _constant(layer: ElementTree.Element, weights: bytes, source: str, name: str
         count *= n
     if min(shape, default=1) < 0 or count * dtype.itemsize != size or offset < 0 or offset + size > len(weights):
         raise WeightFileError(
-            f"{source}: constant {name!r} claims {size} bytes at {offset} for shape {shape}, "
+            f"{source}: constant {shown(name)} claims {size} bytes at {offset} for shape {shape}, "
             f"the binary has {len(weights)}"
         )
     return np.frombuffer(weights, dtype, count, offset).reshape(shape)
