@@ -82,7 +82,7 @@ def put(tmp_path, networks):
             "nvidia-torch",
             "StyleGAN3-T, NVIDIA pickle",
             32,
-            1178,
+            44 + 57 + 6 * 169 + 35,
             "non-commercial",
         ),
     ],
