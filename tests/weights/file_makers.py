@@ -177,24 +177,28 @@ def mxnet_params(tensors, version=V2, prefix=""):
 # Keras
 
 
-def keras_file(layers, below=None, cut=None, libver=None, **dataset):
-    """Write {layer: {weight name: array}}; `cut` splits the lists of names as Keras does where they are long."""
+def keras_file(layers, below=None, cut=None, variable=False, libver=None, **dataset):
+    """Write {layer: {weight name: array}}; `cut` splits the lists of names as Keras does where they are long.
+
+    With `variable`, names are texts of variable length, as h5py 3 makes them of the lists that Keras hands it.
+    """
     stream = io.BytesIO()
     with h5py.File(stream, "w", libver=libver) as file:
         root = file.create_group(below) if below else file
         root.attrs["backend"] = b"tensorflow"
         root.attrs["keras_version"] = "2.0.6"
-        _name_list(root, "layer_names", list(layers), cut)
+        _name_list(root, "layer_names", list(layers), cut, variable)
         for layer, weights in layers.items():
             group = root.create_group(layer)
-            _name_list(group, "weight_names", list(weights), cut)
+            _name_list(group, "weight_names", list(weights), cut, variable)
             for name, value in weights.items():
                 group.create_dataset(name, data=value, **dataset)
     return stream.getvalue()
 
 
-def _name_list(group, attribute, names, cut):
-    names = np.asarray([name.encode() for name in names])
+def _name_list(group, attribute, names, cut, variable):
+    names = [name.encode() for name in names]
+    names = names if variable else np.asarray(names)
     if cut is None:
         group.attrs[attribute] = names
     else:

@@ -59,8 +59,9 @@ def same(found, expected):
 
 @pytest.mark.parametrize("below", [None, "model_weights"])
 @pytest.mark.parametrize("cut", [None, 2])
-def test_as_keras_writes_it(files, read, below, cut):
-    contents = read(files.keras_file(LAYERS, below, cut))
+@pytest.mark.parametrize("variable", [False, True])
+def test_as_keras_writes_it(files, read, below, cut, variable):
+    contents = read(files.keras_file(LAYERS, below, cut, variable))
     assert contents.format == "keras-hdf5" and contents.source == "odd.h5"
     same(contents.tensors, TENSORS)
 
@@ -108,8 +109,8 @@ def test_files_of_another_kind(refused, tmp_path):
         file["x"] = np.ones(3)
     refused(path.read_bytes(), "no attribute layer_names")
     with h5py.File(path, "a") as file:
-        file.attrs["layer_names"] = "x"
-    refused(path.read_bytes(), "no list of texts of fixed length")
+        file.attrs["layer_names"] = [1.5, 2.5]
+    refused(path.read_bytes(), "no list of texts")
     refused(b"\x89HDF\r\n\x1a\n", "points to")
     refused(b"PK", "signature")
 
@@ -179,6 +180,21 @@ def test_steps_are_counted(files, monkeypatch):
     with pytest.raises(WeightFileError, match="circles"):
         for _ in range(50):
             file.texts(file.root, "no such attribute")
+
+
+def test_texts_of_variable_length_that_point_elsewhere(files, read, refused):
+    data = files.keras_file({"a": {"a/x:0": np.array([1.5, 2.5], "f4")}}, variable=True)
+    read(data)
+    heap = data.find(b"GCOL")
+    reference = data.find(struct.pack("<IQ", 1, heap))  # of the text "a"
+    assert data.count(struct.pack("<IQ", 1, heap)) == 1
+    for length, address, number in ((1000, heap, 1), (1, heap + 8, 1), (1, 2**63, 1), (1, heap, 99), (1, 0, 1)):
+        claim = struct.pack("<IQI", length, address, number)
+        refused(data[:reference] + claim + data[reference + 16 :], "")
+    for size in (2**62, len(data), 17):
+        refused(data[: heap + 8] + struct.pack("<Q", size) + data[heap + 16 :], "")
+    for size in (2**62, 2**64 - 1):
+        refused(data[: heap + 24] + struct.pack("<Q", size) + data[heap + 32 :], "")
 
 
 def test_texts_without_a_length(files, refused):

@@ -26,7 +26,7 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 UNDEFINED = 2**64 - 1
 MAX_STEPS = 500_000
 DATASPACE, DATATYPE, LAYOUT, ATTRIBUTE, CONTINUATION, SYMBOL_TABLE = 0x01, 0x03, 0x08, 0x0C, 0x10, 0x11
-FIXED, FLOATING, STRING = 0, 1, 3
+FIXED, FLOATING, STRING, VARIABLE = 0, 1, 3, 9
 CONTIGUOUS, COMPACT = 1, 0
 FLOAT_SIZES = {2: (5, 10), 4: (8, 23), 8: (11, 52)}
 """Bytes of a float -> bits of its exponent and mantissa in IEEE 754."""
@@ -64,6 +64,7 @@ class HDF5File:
         self._steps = 0
         self._headers: dict[int, list[_Message]] = {}
         self._groups: dict[int, dict[bytes, int]] = {}
+        self._heaps: dict[int, dict[int, tuple[int, int]]] = {}
         if data[:8] != SIGNATURE:
             raise WeightFileError(f"{source}: no HDF5 file (its signature is missing)")
         version, offsets, lengths = self._at("<B", 8)[0], *self._at("<BB", 13)
@@ -90,7 +91,7 @@ class HDF5File:
         return group
 
     def texts(self, address: int, name: str) -> list[str] | None:
-        """Return an attribute that is a list of fixed-length texts; None when there is none of that name."""
+        """Return an attribute that is a list of texts; None when there is none of that name."""
         for message in self._messages(address):
             self._step()
             if message.kind == ATTRIBUTE:
@@ -224,11 +225,38 @@ class HDF5File:
         count = math.prod(self._shape(dataspace, what))
         if count == 0:
             return []
-        (kind,), (length,) = self._at("<B", datatype), self._at("<I", datatype + 4)
-        if kind & 15 != STRING or length == 0 or data + count * length > message.start + message.size:
-            self._refuse(f"{what} is no list of texts of fixed length")
-        raw = [bytes(self._bytes(data + k * length, length)) for k in range(count)]
+        kind, bits, length = self._at("<BBxxI", datatype)
+        variable = kind & 15 == VARIABLE and bits & 15 == 1 and length == 16
+        if (kind & 15 != STRING and not variable) or not 0 < count * length <= message.start + message.size - data:
+            self._refuse(f"{what} is no list of texts")
+        starts = range(data, data + count * length, length)
+        raw = [self._variable(start) if variable else bytes(self._bytes(start, length)) for start in starts]
         return [text.partition(b"\0")[0].decode("utf-8", "surrogateescape") for text in raw]
+
+    def _variable(self, start: int) -> bytes:
+        """Read a text of variable length: its length, and the number of an object in a global heap."""
+        length, heap, number = self._at("<IQI", start)
+        if heap not in self._heaps:
+            self._heaps[heap] = self._heap(heap)
+        found, size = self._heaps[heap].get(number, (0, 0))
+        if length > size:
+            self._refuse("a text is longer than the object that holds it")
+        return bytes(self._bytes(found, length))
+
+    def _heap(self, start: int) -> dict[int, tuple[int, int]]:
+        """Where the objects of a global heap lie, by their number, and their sizes."""
+        self._signed(b"GCOL", start)
+        (size,) = self._at("<Q", start + 8)
+        self._bytes(start, size)
+        objects, at, end = {}, start + 16, start + size
+        while at + 16 <= end:
+            self._step()
+            number, length = self._at("<H6xQ", at)
+            if number == 0:
+                break
+            objects[number] = (at + 16, length)
+            at += 16 + _padded(length, 8)
+        return objects
 
     def _shape(self, start: int, what: str) -> tuple[int, ...]:
         version, dimensions, kind = self._at("<BBxB", start)
