@@ -1,4 +1,5 @@
 import struct
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -208,3 +209,16 @@ def test_texts_without_a_length(files, refused):
     assert struct.unpack_from("<BB", data, dataspace) == (1, 1)
     data[dataspace + 8 : dataspace + 16] = struct.pack("<Q", 2**39)
     refused(bytes(data), "no list of texts")
+
+
+def test_what_keras_itself_wrote():
+    """The k-th weight of golden/make_keras.py holds 0, 1, 2, ... divided by 8, plus k."""
+    found = read_keras(Path(__file__).with_name("golden") / "keras.h5").tensors
+    shapes = {
+        "conv1_3x3/kernel": (3, 3, 1, 2), "conv1_3x3_bn/gamma": (2,), "conv1_3x3_bn/beta": (2,),
+        "conv1_3x3_bn/moving_mean": (2,), "conv1_3x3_bn/moving_variance": (2,), "dense/kernel": (2, 3),
+        "dense/bias": (3,),
+    }  # fmt: skip
+    assert list(found) == list(shapes)
+    for k, (name, shape) in enumerate(shapes.items()):
+        np.testing.assert_array_equal(found[name], np.arange(np.prod(shape)).reshape(shape) / 8 + k)

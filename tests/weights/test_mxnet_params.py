@@ -1,4 +1,5 @@
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,3 +117,29 @@ def test_other_damages(files, refused):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers(files, refused, value):
     refused(files.mxnet_params({"9.weight": np.array([1, value], "<f4")}), "tensor '9.weight' holds NaN or infinite")
+
+
+# Files that MXNet itself wrote (golden/make_mxnet.py)
+
+GOLDEN = Path(__file__).with_name("golden")
+SHAPES = ((4, 3), (2, 1, 3, 3), (2,))
+
+
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("gluon.params", ("0.weight", "1.0.weight", "1.0.bias")),
+        ("gluon_older_names.params", ("generator0_dense0_weight", "block0_conv0_weight", "block0_conv0_bias")),
+    ],
+)
+def test_what_mxnet_itself_wrote(file, names):
+    found = read_mxnet(GOLDEN / file).tensors
+    assert found.keys() == set(names)
+    for k, (name, shape) in enumerate(zip(names, SHAPES, strict=True)):
+        np.testing.assert_array_equal(found[name], np.arange(np.prod(shape)).reshape(shape) / 8 + k)
+
+
+def test_what_mxnet_itself_wrote_under_numpy_semantics():
+    found = read_mxnet(GOLDEN / "numpy_semantics.params").tensors
+    assert found["scalar"].shape == () and found["scalar"] == 2.5
+    np.testing.assert_array_equal(found["matrix"], np.ones((2, 3)))
