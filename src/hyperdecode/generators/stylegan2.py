@@ -146,15 +146,19 @@ class _Convolution(nn.Module):
         self.noise = None if noise is None else constant(noise * GAIN)
 
     def forward(self, x: Tensor, w: Tensor, taps: Tensor) -> Tensor:
-        def convolve(features: Tensor, weight: Tensor) -> Tensor:
+        def convolve(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if not self.up:
-                return F.conv2d(features, weight, padding=1)
+                return F.conv2d(features, weight, bias, padding=1)
             y = F.conv_transpose2d(features, weight.transpose(0, 1), stride=2)
             before, after = (len(taps) - 1) // 2, (len(taps) - 2) // 2
-            return downsample(F.pad(y, (before, after, before, after)), 2 * taps, 1)
+            both = max(min(before, after), 0)
+            first, last = before - both, after - both
+            y = F.pad(y, (first, last, first, last)) if first or last else y
+            return downsample(y, 2 * taps, 1, bias, padding=both)
 
-        y = modulated_convolution(x, self.weight, self.affine(w), convolve, GAIN)
-        y = y + (self.bias[:, None, None] if self.noise is None else self.bias[:, None, None] + self.noise)
+        y = modulated_convolution(x, self.weight, self.affine(w), self.bias, convolve, GAIN)
+        if self.noise is not None:
+            y = y.add_(self.noise)
         return clamped(F.leaky_relu(y, SLOPE, inplace=True), self.clamp)
 
 

@@ -32,9 +32,9 @@ from hyperdecode.generators.stylegan_layers import (
 __all__ = ["StyleGAN3"]
 
 GAIN = 2**0.5
-CHUNK_BYTES = {"cpu": 128 * 2**20}
+CHUNK_BYTES = {"cpu": 16 * 2**20}
 CHUNK_BYTES_ELSEWHERE = 2**30
-LEAST_CHANNELS = 8
+LEAST_CHANNELS = 16  # what one instruction of a CPU works on
 OPTIONAL = ("w_avg", ".up_filter", ".down_filter", ".transform")
 
 
@@ -163,11 +163,10 @@ class _Layer(nn.Module):
         self.down_filter = _filter(tensors.get("down_filter"), plan.down_filter)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        padding = self.weight.shape[-1] - 1
-        x = modulated_convolution(
-            x, self.weight, self.affine(w), lambda x, weight: F.conv2d(x, weight, padding=padding), self.gain
-        )
-        x = x + self.bias[:, None, None]
+        def convolve(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return F.conv2d(features, weight, bias, padding=weight.shape[-1] - 1)
+
+        x = modulated_convolution(x, self.weight, self.affine(w), self.bias, convolve, self.gain)
         if torch.is_grad_enabled() and x.requires_grad:
             return self._filtered(x)
         # Channels do not meet here, and the maps between the filters are large.
@@ -180,7 +179,7 @@ class _Layer(nn.Module):
         first, last = self.plan.padding
         padding = (first, last, first, last)
         x = F.pad(x, padding) if self.up_filter is None else upsample(x, self.up_filter, self.plan.up, padding)
-        x = clamped(F.leaky_relu(x, SLOPE), self.clamp)
+        x = clamped(F.leaky_relu(x, SLOPE, inplace=not x.requires_grad), self.clamp)
         return x if self.down_filter is None else downsample(x, self.down_filter, self.plan.down)
 
 

@@ -151,12 +151,13 @@ def modulated_convolution(
     x: Tensor,
     weight: Tensor,
     styles: Tensor,
-    convolve: Callable[[Tensor, Tensor], Tensor],
-    gain: float | Tensor = 1.0,
+    bias: Tensor,
+    convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    gain: float = 1.0,
 ) -> Tensor:
     """Convolve with weights that each picture's style scales, output channels brought back to unit variance.
 
-    ``y_o = gain d_o sum_i (s_i w_oi) * x_i`` with ``d_o = (sum_ik (s_i w_oik)^2 + 1e-8)^(-1/2)``; computed with
+    ``y_o = gain d_o sum_i (s_i w_oi) * x_i + b_o`` with ``d_o = (sum_ik (s_i w_oik)^2 + 1e-8)^(-1/2)``; computed with
     ``sum_i s_i^2 (sum_k w_oik^2)``, in float32 at least. For one picture whose weights are fewer than its features
     the weights are scaled, else the features before and after: equal but for rounding.
 
@@ -165,9 +166,10 @@ def modulated_convolution(
     x : Tensor, (n, in, h, w)
     weight : Tensor, (out, in, k, k)
     styles : Tensor, (n, in)
+    bias : Tensor, (out,)
     convolve : callable
-        From features and weights to a map, linear in both.
-    gain : float or Tensor, ()
+        From features, weights and bias (or None) to a map, linear in the first two.
+    gain : float
 
     Returns
     -------
@@ -183,22 +185,22 @@ def modulated_convolution(
     after = gain * torch.rsqrt(F.linear(styles.square(), energy) + 1e-8)
     if len(x) == 1 and weight.numel() < x.numel():
         scaled = wide * styles[0, None, :, None, None] * after[0, :, None, None, None]
-        return convolve(x, scaled.to(x.dtype))
-    y = convolve(x * styles.to(x.dtype)[:, :, None, None], wide.to(x.dtype))
-    return y * after.to(x.dtype)[:, :, None, None]
+        return convolve(x, scaled.to(x.dtype), bias)
+    y = convolve(x * styles.to(x.dtype)[:, :, None, None], wide.to(x.dtype), None)
+    return y * after.to(x.dtype)[:, :, None, None] + bias[:, None, None]
 
 
 def as_picture(x: Tensor, weight: Tensor, styles: Tensor, bias: Tensor) -> Tensor:
     """Colours of features: ``y_o = sum_i s_i w_oi x_i + b_o``, (n, channels, h, w) -> (n, 3, h, w)."""
     scaled = (weight[None, :, :, 0, 0].to(styles.dtype) * styles[:, None]).to(x.dtype)
-    if len(x) == 1:
-        return F.conv2d(x, scaled[0, :, :, None, None], bias)
     return torch.einsum("nihw,noi->nohw", x, scaled) + bias[:, None, None]
 
 
 def clamped(x: Tensor, limit: float | None) -> Tensor:
-    """Cut values off at +-limit, where there is one."""
-    return x if limit is None else x.clamp(-limit, limit)
+    """Cut values off at +-limit, where there is one; in place unless a gradient will pass."""
+    if limit is None:
+        return x
+    return x.clamp(-limit, limit) if x.requires_grad else x.clamp_(-limit, limit)
 
 
 def upsample(x: Tensor, taps: Tensor, factor: int, padding: tuple[int, int, int, int]) -> Tensor:
@@ -242,8 +244,8 @@ def _upsample_axis(x: Tensor, taps: Tensor, factor: int, before: int, after: int
     return y.narrow(axis, first - factor * q, length)
 
 
-def downsample(x: Tensor, taps: Tensor, factor: int, bias: Tensor | None = None) -> Tensor:
-    """Filter without padding and keep one pixel of `factor` along rows and columns.
+def downsample(x: Tensor, taps: Tensor, factor: int, bias: Tensor | None = None, padding: int = 0) -> Tensor:
+    """Filter and keep one pixel of `factor` along rows and columns.
 
     Parameters
     ----------
@@ -254,15 +256,17 @@ def downsample(x: Tensor, taps: Tensor, factor: int, bias: Tensor | None = None)
         1 filters only.
     bias : Tensor, (channels,), optional
         Added to the result.
+    padding : int
+        Zeros on each side.
 
     Returns
     -------
-    Tensor, (n, channels, (h - t) // factor + 1, (w - t) // factor + 1)
+    Tensor, (n, channels, (h + 2 padding - t) // factor + 1, (w + 2 padding - t) // factor + 1)
     """
     channels, taps = x.shape[1], taps.to(x)
     if taps.ndim == 1 and len(taps) > 4:
         row = taps.flip(0).expand(channels, 1, 1, -1)
-        x = F.conv2d(x, row, stride=(1, factor), groups=channels)
-        return F.conv2d(x, row.transpose(2, 3), bias, stride=(factor, 1), groups=channels)
+        x = F.conv2d(x, row, None, (1, factor), (0, padding), groups=channels)
+        return F.conv2d(x, row.transpose(2, 3), bias, (factor, 1), (padding, 0), groups=channels)
     square = (torch.outer(taps, taps) if taps.ndim == 1 else taps).flip(0, 1)
-    return F.conv2d(x, square.expand(channels, 1, -1, -1), bias, stride=factor, groups=channels)
+    return F.conv2d(x, square.expand(channels, 1, -1, -1), bias, factor, padding, groups=channels)
