@@ -95,6 +95,13 @@ def test_sizes_that_are_none(files, refused, version):
             refused(files.mxnet_file([edited], ["x"]), "")
 
 
+def test_empty_arrays(files, read, refused):
+    assert read(files.mxnet_params({"x": np.zeros((0, 3), "<f4")})).tensors["x"].shape == (0, 3)
+    array = files.mxnet_array(np.zeros((0, 3, 3), "<f4"))
+    huge = array.replace(struct.pack("<qqq", 0, 3, 3), struct.pack("<qqq", 0, 2**39, 2**39))
+    refused(files.mxnet_file([huge], ["x"]), "no shape that an array can have")
+
+
 def test_other_damages(files, refused):
     array = files.mxnet_array(TENSORS["2.b"])
     whole = files.mxnet_file([array], ["x"])

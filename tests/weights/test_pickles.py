@@ -295,6 +295,7 @@ def edited(old, new, array=ARRAYS[0]):
         edited(b"K\x02K\x03\x86", b"K\x02J\xff\xff\xff\xff\x86"),
         edited(b"K\x02K\x03\x86", b"\x8a\x06\0\0\0\0\0\x01K\x03\x86"),
         edited(b"K\x02K\x03\x86", b"NK\x03\x86"),
+        edited(b"K\x02K\x03\x86", b"K\x00\x8a\x05\0\0\0\0\x10\x8a\x05\0\0\0\0\x10\x87", np.zeros((2, 3))),
         edited(b"K\x02K\x03\x86", b"N"),
         edited(b"f4", b"O8"),
         edited(b"f4", b"V4"),

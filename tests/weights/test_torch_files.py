@@ -178,6 +178,7 @@ class Tensor:
         {"size": (2,), "stride": (2**39,)},
         {"size": (2,), "stride": (2**63,)},
         {"size": (-1,)},
+        {"size": (0, 2**39, 2**39), "stride": (1, 1, 1)},
         {"stride": (-1,)},
         {"offset": -1},
         {"offset": 2**62, "size": (1,)},

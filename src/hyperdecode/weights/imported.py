@@ -64,7 +64,11 @@ def imported_path(name: str) -> Path:
 def imported_names() -> tuple[str, ...]:
     """Names of the imported weights in the cache, in alphabetical order."""
     found = sorted((cache_dir() / "weights").glob("*.safetensors"))
-    return tuple(path.stem for path in found if NAME.fullmatch(path.stem) and path.stem not in SOURCES)
+    return tuple(path.stem for path in found if path.is_file() and _is_free(path.stem))
+
+
+def _is_free(name: str) -> bool:
+    return NAME.fullmatch(name) is not None and name not in SOURCES
 
 
 def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, force: bool = False) -> Path:
@@ -100,7 +104,7 @@ def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, 
         "layout": weights.layout,
         "settings": json.dumps(dict(weights.settings), sort_keys=True),
         "licence": weights.licence,
-        "origin": origin,
+        "origin": origin.encode("utf-8", "replace").decode("utf-8"),
         "origin_sha256": origin_sha256,
         DIGEST: tensors_digest(weights.tensors),
     }

@@ -22,6 +22,7 @@ MAX_NAME_LENGTH = 512
 SHOWN_LENGTH = 80
 # Bool to float32 takes four times the bytes, and a tensor may stand in a file under two names.
 EXPANSION, SPARE_BYTES = 8, 2**20
+MAX_TENSOR_BYTES = 8 * 2**30
 
 
 def shown(value: object) -> str:
@@ -58,7 +59,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> byt
 def checked_shape(shape: Sequence[object], what: str, source: str) -> tuple[int, ...]:
     """Return `shape` as non-negative integers, few enough and with a product that an array can have."""
     sizes = tuple(n for n in shape if isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40)
-    if len(sizes) != len(shape) or len(sizes) > MAX_DIMENSIONS or math.prod(sizes) >= 2**40:
+    # A side of 0 makes an array empty, but NumPy still refuses the product of the others where it is too large.
+    if len(sizes) != len(shape) or len(sizes) > MAX_DIMENSIONS or math.prod(max(n, 1) for n in sizes) >= 2**40:
         raise WeightFileError(f"{source}: {what} has no shape that an array can have, the file is damaged")
     return sizes
 
@@ -78,7 +80,7 @@ class TensorTable:
     def __init__(self, source: str, file_bytes: int) -> None:
         self.source = source
         self.tensors: dict[str, NDArray[np.float32]] = {}
-        self._left = EXPANSION * file_bytes + SPARE_BYTES
+        self._left = min(EXPANSION * file_bytes + SPARE_BYTES, MAX_TENSOR_BYTES)
 
     def add(self, name: object, array: NDArray[np.generic]) -> None:
         """Take one tensor.
@@ -86,11 +88,13 @@ class TensorTable:
         Raises
         ------
         WeightFileError
-            When the name is no text, too long or taken, the values are no real numbers, not finite or too large for
-            float32, or there is more than the file can honestly hold.
+            When the name is no printable text, too long or taken, the values are no real numbers, not finite or too
+            large for float32, or there is more than the file can honestly hold.
         """
-        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH:
-            raise WeightFileError(f"{self.source}: a tensor's name is no text of 1 to {MAX_NAME_LENGTH} characters")
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+            raise WeightFileError(
+                f"{self.source}: a tensor's name is no text of 1 to {MAX_NAME_LENGTH} printable characters"
+            )
         if name in self.tensors:
             raise WeightFileError(f"{self.source}: tensor {shown(name)} stands in the file twice")
         if len(self.tensors) >= MAX_TENSORS:

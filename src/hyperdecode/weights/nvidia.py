@@ -29,7 +29,7 @@ PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 NESTED_STORAGE = "torch.storage._load_from_bytes"
 ALLOWED = TORCH_SYMBOLS | NUMPY_SYMBOLS | DICT_SYMBOLS | SET_SYMBOLS | {PERSISTENT, NESTED_STORAGE}
 MAX_DEPTH = 16
-MAX_MODULES = 5_000
+MAX_ENTRIES = 100_000
 
 
 def read_nvidia(path: str | os.PathLike[str]) -> WeightContents:
@@ -60,50 +60,59 @@ def read_nvidia(path: str | os.PathLike[str]) -> WeightContents:
             f"{source}: holds {shown(sorted(map(str, root))[:5])}, expected a network named G_ema or G"
         )
     table = TensorTable(source, len(data))
-    class_name, state = _module(root[key], key, source)
-    _Modules(table).walk("", state, 0)
+    modules = _Modules(table)
+    class_name, state = modules.module(root[key], key)
+    modules.walk("", state, 0)
     settings = dict(plain(plain_dict(state.get("_init_kwargs", {}), source, "_init_kwargs"), source, "the settings"))
     settings["init_args"] = plain(state.get("_init_args", ()), source, "the settings")
     settings |= {"class_name": class_name, "network": key}
     return WeightContents("nvidia-torch", table.tensors, source, settings)
 
 
-def _module(node: Any, name: str, source: str) -> tuple[str, dict[Any, Any]]:
-    """Class name and state of a persistent object."""
-    if not isinstance(node, Call) or node.function.path != PERSISTENT or len(node.args) != 1:
-        raise WeightFileError(f"{source}: {shown(name)} is no network as NVIDIA's code pickles them")
-    meta = plain_dict(node.args[0], source, f"network {shown(name)}")
-    class_name = meta.get("class_name")
-    if not isinstance(class_name, str):
-        raise WeightFileError(f"{source}: {shown(name)} does not say its class")
-    return class_name, plain_dict(meta.get("state"), source, f"the state of {shown(name)}")
-
-
 class _Modules:
-    """The walk through modules in modules; counts its steps: references can unfold a small file without end."""
+    """The walk through modules in modules; counts entries, because references can unfold a small file without end."""
 
     def __init__(self, table: TensorTable) -> None:
-        self.table, self.count = table, 0
+        self.table, self.source, self.count = table, table.source, 0
+
+    def dictionary(self, node: Any, what: str) -> dict[Any, Any]:
+        """Read a dictionary and count its entries."""
+        found = plain_dict(node, self.source, what)
+        self.count += 1 + len(found)
+        if self.count > MAX_ENTRIES:
+            raise WeightFileError(f"{self.source}: modules nested without end, refusing to unfold them")
+        return found
+
+    def module(self, node: Any, name: str) -> tuple[str, dict[Any, Any]]:
+        """Return the class name and the state of a persistent object."""
+        if not isinstance(node, Call) or node.function.path != PERSISTENT or len(node.args) != 1:
+            raise WeightFileError(f"{self.source}: {shown(name)} is no network as NVIDIA's code pickles them")
+        meta = self.dictionary(node.args[0], f"network {shown(name)}")
+        class_name = meta.get("class_name")
+        if not isinstance(class_name, str):
+            raise WeightFileError(f"{self.source}: {shown(name)} does not say its class")
+        return class_name, self.dictionary(meta.get("state"), f"the state of {shown(name)}")
 
     def walk(self, prefix: str, state: dict[Any, Any], depth: int) -> None:
-        source = self.table.source
-        self.count += 1
-        if depth > MAX_DEPTH or self.count > MAX_MODULES:
-            raise WeightFileError(f"{source}: modules nested without end, refusing to unfold them")
+        """Hand all parameters and buffers of a module and those within it to the table."""
+        if depth > MAX_DEPTH:
+            raise WeightFileError(f"{self.source}: modules nested without end, refusing to unfold them")
         for group in ("_parameters", "_buffers"):
-            for name, value in plain_dict(state.get(group, {}), source, group).items():
+            for name, value in self.dictionary(state.get(group, {}), group).items():
                 if value is not None:
                     self.table.add(f"{prefix}{name}", self.tensor(value, f"tensor {shown(f'{prefix}{name}')}"))
-        for name, module in plain_dict(state.get("_modules", {}), source, "_modules").items():
+        for name, module in self.dictionary(state.get("_modules", {}), "_modules").items():
             if module is not None:
-                self.walk(f"{prefix}{name}.", _module(module, f"{prefix}{name}", source)[1], depth + 1)
+                self.walk(f"{prefix}{name}.", self.module(module, f"{prefix}{name}")[1], depth + 1)
 
     def tensor(self, node: Any, what: str) -> NDArray[np.generic]:
+        """Build one tensor, whose storage is a file of its own within the pickle."""
         if not is_tensor(node):
-            raise WeightFileError(f"{self.table.source}: {what} is not laid out as PyTorch pickles tensors")
-        return tensor_of(node, self.storage, self.table.source, what)
+            raise WeightFileError(f"{self.source}: {what} is not laid out as PyTorch pickles tensors")
+        return tensor_of(node, self.storage, self.source, what)
 
     def storage(self, node: Any) -> NDArray[np.generic]:
+        """Read the storage of a tensor."""
         if not isinstance(node, Call) or node.function.path != NESTED_STORAGE or len(node.args) != 1:
-            raise WeightFileError(f"{self.table.source}: a tensor has no storage inside of the pickle")
-        return read_legacy_storage(bytes_of(node.args[0], self.table.source, "a storage"), self.table.source)
+            raise WeightFileError(f"{self.source}: a tensor has no storage inside of the pickle")
+        return read_legacy_storage(bytes_of(node.args[0], self.source, "a storage"), self.source)

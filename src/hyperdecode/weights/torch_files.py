@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.contents import WeightContents
-from hyperdecode.weights.limits import TensorTable, read_bytes, shown
+from hyperdecode.weights.limits import MAX_FILE_BYTES, TensorTable, read_bytes, shown
 from hyperdecode.weights.pickled_values import DICT_SYMBOLS, NUMPY_SYMBOLS, SET_SYMBOLS, array_of, is_array, plain_dict
 from hyperdecode.weights.pickles import Call, PersistentId, read_pickle
 from hyperdecode.weights.torch_tensors import DTYPES, TORCH_SYMBOLS, is_tensor, storage_class, tensor_of, widened
@@ -32,7 +32,16 @@ MAX_DEPTH = 16
 MAX_NODES = 100_000
 # Weights hardly compress; an archive that claims much more than it weighs is a bomb.
 MAX_INFLATION, SPARE_BYTES = 20, 2**20
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError, OSError)
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    OverflowError,
+)
 
 
 def read_torch(path: str | os.PathLike[str]) -> WeightContents:
@@ -167,7 +176,7 @@ def open_archive(data: bytes, source: str) -> zipfile.ZipFile:
                 f"{source}: member {shown(member.filename)} is encrypted or oddly compressed, refused"
             )
     claimed = sum(member.file_size for member in members)
-    if claimed > MAX_INFLATION * len(data) + SPARE_BYTES:
+    if claimed > min(MAX_INFLATION * len(data) + SPARE_BYTES, MAX_FILE_BYTES):
         raise WeightFileError(f"{source}: claims {claimed} bytes in an archive of {len(data)}, refusing to inflate it")
     return archive
 

@@ -93,6 +93,7 @@ def tensor_of(node: Any, storage: Storage, source: str, what: str) -> NDArray[np
         raise WeightFileError(f"{source}: {what} is not laid out as PyTorch pickles tensors")
     values = storage(node.args[0])
     (offset,), size, stride = (_numbers(value, what, source) for value in ((node.args[1],), *node.args[2:4]))
+    checked_shape(size, what, source)
     if len(size) != len(stride):
         raise WeightFileError(f"{source}: {what} has {len(size)} dimensions and {len(stride)} strides")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
