@@ -133,6 +133,9 @@ class FaceLabeller:
         return FaceLabels(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FaceLabels)))
 
     def _batch(self, pictures: Tensor) -> FaceLabels:
+        if not len(pictures):
+            none = np.empty(0, np.float32)
+            return FaceLabels(none, none, none, none, np.empty((0, 5, 2), np.float32), np.empty(0, bool))
         frames = to_frames(pictures)
         labels = self._score(frames)
         return _mean(labels, self._score(frames.flip(3))) if self.mirror else labels

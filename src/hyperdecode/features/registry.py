@@ -33,7 +33,7 @@ def load_feature_network(
     weights : Weights, optional
         Of ``"resnet50-vggface2"``. Default: those that the user imported.
     device : str or torch.device
-        Where ``"resnet50-vggface2"`` shall live; dlib's network runs on the CPU.
+        Where it shall live.
 
     Returns
     -------
@@ -42,12 +42,12 @@ def load_feature_network(
     Raises
     ------
     UserError
-        For an unknown name, weights that are absent or of another network, or a missing package.
+        For an unknown name, or weights that are absent or of another network.
     """
     if name not in NAMES:
         raise UserError(f"no feature network {name!r}: choose among {', '.join(NAMES)}")
     if name == DlibNetwork.name:
-        return DlibNetwork()
+        return DlibNetwork.load().to(device)
     weights = weights or load_imported(_imported(name))
     if weights.family != name:
         raise UserError(f"these are weights of {weights.family}, not of {name}: import the file of that network")

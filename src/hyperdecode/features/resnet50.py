@@ -44,6 +44,7 @@ class ResNet50(nn.Module):
     """
 
     name = "resnet50-vggface2"
+    means: Tensor
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -108,7 +109,7 @@ class ResNet50(nn.Module):
         if x.shape[-1] != SIDE:
             x = F.interpolate(x, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
         x = (x + 1) * 127.5
-        x = x.flip(1) - cast(Tensor, self.means)
+        x = x.flip(1) - self.means
         # TensorFlow's "same" padding of an even side: one pixel more behind than in front.
         x = F.relu(self.stem(F.pad(x, (2, 3, 2, 3))))
         x = F.max_pool2d(x, 3, 2)
