@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from safetensors.numpy import load_file, save_file
 
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import sha256_file
+from hyperdecode.generators import registry
 from hyperdecode.generators.registry import FAMILIES, build_generator, generator_names, load_generator
-from hyperdecode.weights.contents import WeightContents
+from hyperdecode.weights.contents import WeightContents, Weights
 from hyperdecode.weights.imported import (
     check_weights,
     imported_names,
@@ -22,6 +24,7 @@ from hyperdecode.weights.imported import (
     names_in_cache,
 )  # fmt: skip
 from hyperdecode.weights.importing import convert, import_weights, read_weights, recognise
+from hyperdecode.weights.store import SOURCES, tensors_digest
 
 LAYOUTS = [
     "PGGAN, TensorFlow", "PGGAN, genforce", "PGGAN, InterFaceGAN", "PGGAN, ptrblck", "PGGAN, MXNet",
@@ -75,6 +78,7 @@ def test_from_file_to_generator(network_files, tmp_path, nothing_runs, layout):
 
     kept = load_imported("mine")
     same(kept.tensors, expected.tensors)
+    assert all(value.flags.writeable for value in kept.tensors.values())
     assert (kept.family, kept.layout, kept.licence) == (family, expected.layout, expected.licence)
     assert kept.settings == json.loads(json.dumps(expected.settings))
     said = imported_summary("mine")
@@ -112,6 +116,19 @@ def test_mobilestylegan_from_its_openvino_files(mobilestylegan_ir, tiny_generato
     (tmp_path / "SynthesisNetwork.bin").unlink()
     with pytest.raises(UserError, match=r"SynthesisNetwork\.bin"):
         import_weights(tmp_path / "MappingNetwork.xml", force=True)
+
+
+def test_early_exits_belong_to_the_weights_they_were_trained_for(make_tiny_tensors, monkeypatch):
+    asked = []
+    monkeypatch.setattr(registry, "early_exits", lambda name: asked.append(name) or {})
+    weights = Weights("mobilestylegan", "", {key: value.numpy() for key, value in make_tiny_tensors().items()})
+    build_generator(weights, "mine")
+    assert not asked
+    name = "mobilestylegan-ffhq"
+    pinned = replace(SOURCES[name], tensors_sha256=tensors_digest(weights.tensors))
+    monkeypatch.setattr(registry, "SOURCES", {name: pinned})
+    build_generator(weights, "mine")
+    assert asked == [name]
 
 
 def test_mobilestylegan_from_an_archive(mobilestylegan_ir, tmp_path):

@@ -19,7 +19,7 @@ from hyperdecode.generators.stylegan2 import StyleGAN2
 from hyperdecode.generators.stylegan3 import StyleGAN3
 from hyperdecode.weights.contents import Weights
 from hyperdecode.weights.imported import imported_names, imported_summary, load_imported
-from hyperdecode.weights.store import SOURCES, load_tensors
+from hyperdecode.weights.store import SOURCES, load_tensors, tensors_digest
 
 __all__ = ["EXIT_LAYERS", "FAMILIES", "build_generator", "early_exits", "generator_names", "load_generator"]
 
@@ -27,11 +27,19 @@ DEFAULT = "mobilestylegan-ffhq"
 EXIT_LAYERS = {64: "b64.conv2", 128: "b128.conv2", 256: "b256.conv2"}
 """Side of the small picture -> the layer its head reads."""
 
+
+def _mobilestylegan(tensors: dict[str, Tensor], weights: Weights, name: str) -> MobileStyleGAN:
+    """Build it with the early exits that were trained for these very weights, if there are any."""
+    digest = tensors_digest(weights.tensors)
+    trained = next((source.name for source in SOURCES.values() if source.tensors_sha256 == digest), None)
+    return MobileStyleGAN(tensors, early_exits(trained) if trained else {}, name)
+
+
 FAMILIES: Mapping[str, Callable[[dict[str, Tensor], Weights, str], nn.Module]] = {
     "pggan": lambda tensors, weights, name: PGGAN(tensors, name),
     "stylegan2": lambda tensors, weights, name: StyleGAN2(tensors, weights.settings, name),
     "stylegan3": lambda tensors, weights, name: StyleGAN3(tensors, weights.settings, name),
-    "mobilestylegan": lambda tensors, weights, name: MobileStyleGAN(tensors, {}, name),
+    "mobilestylegan": _mobilestylegan,
 }
 """Family of imported weights -> its network."""
 

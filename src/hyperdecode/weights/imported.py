@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from hyperdecode.errors import UserError, WeightFileError
@@ -139,7 +141,9 @@ def load_imported(name: str) -> Weights:
         raise WeightFileError(
             f"{path} is damaged (its tensors are not those imported): import the file again with --force"
         )
-    return weights_of(contents)
+    kept = weights_of(contents)
+    # Copies, because what was read is a view of the file, and nothing can be written there.
+    return replace(kept, tensors={key: np.array(value) for key, value in kept.tensors.items()})
 
 
 def weights_of(contents: WeightContents) -> Weights:
