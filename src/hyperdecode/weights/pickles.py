@@ -19,8 +19,8 @@ from hyperdecode.weights.limits import shown
 
 __all__ = ["Call", "PersistentId", "Symbol", "read_pickle"]
 
-MAX_OPCODES = 3_000_000
-MAX_MEMO_INDEX = 3_000_000
+MAX_OPCODES = 1_000_000
+MAX_MEMO_INDEX = 1_000_000
 MAX_MARKS = 1_000
 MAX_INTEGER = 2**128
 MAX_INTEGER_KEY = 2**61 - 1
