@@ -225,6 +225,11 @@ def test_no_well_formed_pickle(name):
     refused(HOSTILE[name], "")
 
 
+@pytest.mark.filterwarnings("error")
+def test_odd_escapes_are_no_concern_of_the_user():
+    assert read(b"S'a\\o'\n.") == "a\\o"
+
+
 def test_too_many_steps(monkeypatch):
     monkeypatch.setattr("hyperdecode.weights.pickles.MAX_OPCODES", 100)
     assert read(b"N0" * 49 + b"N.") is None

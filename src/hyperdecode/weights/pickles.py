@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -103,10 +104,12 @@ def read_pickle(
     """
     machine = _Machine(allowed, source, kind, persistent)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count >= MAX_OPCODES:
-                machine.refuse(f"more than {MAX_OPCODES} steps")
-            machine.step(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of odd escapes in the texts of protocol 0
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                if count >= MAX_OPCODES:
+                    machine.refuse(f"more than {MAX_OPCODES} steps")
+                machine.step(opcode.name, argument)
     except WeightFileError:
         raise
     except ValueError as error:
