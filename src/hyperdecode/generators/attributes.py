@@ -18,7 +18,9 @@ __all__ = ["ATTRIBUTES", "AttributeNormals", "Boundary", "conditional_normal", "
 ATTRIBUTES = ("gender", "age", "eyeglasses", "smile", "pose")
 """The paper's five. Positive: female, older, with glasses, smiling, turned to the right of the picture."""
 
-PENALTY = 0.01
+SOFTNESS = 0.25
+"""The SVM's C times the number of faces. A hard margin (large C) finds the direction that tells faces apart, along
+which little varies; this soft one leans towards the difference of the two groups' means, along which faces change."""
 Array = NDArray[np.float32]
 
 
@@ -211,7 +213,8 @@ def fit_boundary(latents: Array, scores: NDArray[np.floating], fraction: float) 
     """
     rows, labels = extremes(scores, fraction)
     centre, spread = latents.mean(0), latents.std()
-    svm = LinearSVC(C=PENALTY, max_iter=20_000, random_state=0).fit((latents[rows] - centre) / spread, labels)
+    svm = LinearSVC(C=SOFTNESS / len(rows), max_iter=20_000, random_state=0)
+    svm.fit((latents[rows] - centre) / spread, labels)
     length = np.linalg.norm(svm.coef_[0])
     normal = (svm.coef_[0] / length).astype(np.float32)
     return Boundary(normal, float(svm.intercept_[0] / length * spread - normal @ centre))

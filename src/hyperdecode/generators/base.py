@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 
-__all__ = ["Generator", "sample_z"]
+__all__ = ["Generator", "picture_latents", "sample_z"]
 
 
 @runtime_checkable
@@ -72,6 +72,25 @@ class Generator(Protocol):
     def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
         """Activations (n, channels, height, width) of the named layers."""
         ...
+
+
+def picture_latents(generator: Generator, z: Tensor, truncation: float = 1.0) -> Tensor:
+    """Bring latents z into the space that pictures are made from.
+
+    Parameters
+    ----------
+    generator : Generator
+    z : Tensor, (n, latent_dim)
+    truncation : float
+        See `Generator.to_w`. Without a w it has no meaning (a PGGAN's picture depends on the direction of z alone)
+        and z is returned as it is.
+
+    Returns
+    -------
+    Tensor, (n, latent_dim)
+        w where the generator has it, else z.
+    """
+    return generator.to_w(z, truncation) if "w" in generator.spaces else z
 
 
 def sample_z(n: int, latent_dim: int, seed: int) -> Tensor:

@@ -26,7 +26,7 @@ from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluat
 from hyperdecode.files import atomic_path
 from hyperdecode.fmri.mask import voxel_mask
 from hyperdecode.fmri.singletrial import single_trial_zmaps
-from hyperdecode.generators.base import Generator
+from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.maskfigure import mask_figure
@@ -281,7 +281,7 @@ class Analysis:
         tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
         if self.config.decoding.space == "w":
             return tensor
-        return self.generator.to_w(tensor, self.config.stimuli.truncation)
+        return picture_latents(self.generator, tensor, self.config.stimuli.truncation)
 
     def _pictures(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
         w = self._as_w(latents)

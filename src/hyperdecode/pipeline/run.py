@@ -75,6 +75,11 @@ def run_study(
             f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
             f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
         )
+    if config.decoding.space not in generator.spaces:
+        raise UserError(
+            f"decoding.space = {config.decoding.space!r}, but {generator.name} has only the latent space "
+            f"{' and '.join(generator.spaces)}: change that line in study.toml"
+        )
     layout = Layout(study)
     runs = _runs(study, config)
     Derivatives(layout.derivatives, study).prepare()

@@ -38,11 +38,9 @@ class FeatureBank:
 
 def feature_layers(generator: Generator, deepest: int = 64) -> tuple[str, ...]:
     """Last layer at each resolution up to `deepest` px: the activations that simulated voxels read."""
-    last: dict[str, str] = {}
-    for name in generator.layer_names:
-        side = name.partition(".")[0].removeprefix("b")
-        if side.isdigit() and int(side) <= deepest:
-            last[side] = name
+    with torch.inference_mode():
+        maps = generator.activations(generator.sample(1, 0), generator.layer_names[:-1], space="z")
+    last = {value.shape[-1]: name for name, value in maps.items() if value.shape[-1] <= deepest}
     return tuple(last.values())
 
 

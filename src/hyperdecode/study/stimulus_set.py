@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, sha256_file, write_text
-from hyperdecode.generators.base import Generator
+from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.split import ROLES
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
@@ -47,7 +47,8 @@ class StimulusSet:
     manifest : pandas.DataFrame
         One row a stimulus: ``stim_file``, ``role``, ``latent`` (row of `z` and `w`), ``sha256``, ``latent_sha256``.
     z, w : Tensor, (n, latent_dim)
-        Latents; `w` is truncated as the settings say.
+        Latents; `w`, truncated as the settings say, is what the pictures were made from: z again where the
+        generator has no w.
     settings : dict
         Generator, its fingerprint, truncation, sizes, seed, hash of the latents file.
     """
@@ -133,7 +134,7 @@ def make_stimuli(
         return read_stimuli(study)
     z = generator.sample(n, config.seed)
     with torch.inference_mode():
-        w = generator.to_w(z, wanted.truncation)
+        w = picture_latents(generator, z, wanted.truncation)
     roles = ["test"] * wanted.n_test + ["train"] * wanted.n_train
     names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
     names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]

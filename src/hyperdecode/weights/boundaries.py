@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,8 @@ def read_boundary(path: str | os.PathLike[str]) -> Array:
     try:
         with source.open("rb") as stream:
             array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError, MemoryError, OverflowError, TypeError) as error:
+    # The header is Python text to NumPy: what is no Python fails in its tokenizer.
+    except (ValueError, OSError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightFileError(f"{source} is no readable .npy array of numbers ({reason})") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] != 1):
