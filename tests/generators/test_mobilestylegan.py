@@ -179,7 +179,7 @@ def test_early_exit_equals_its_formula(tiny_generator, w):
 def test_truncation_pulls_to_the_mean(tiny_generator):
     z = tiny_generator.sample(4, 1)
     w = tiny_generator.to_w(z)
-    mean, sd = tiny_generator.w_statistics
+    mean, sd = tiny_generator.w_statistics()
     torch.testing.assert_close(tiny_generator.to_w(z, truncation=0.0), mean.expand(4, -1))
     torch.testing.assert_close(tiny_generator.to_w(z, 0.25), mean + 0.25 * (w - mean))
     many = tiny_generator.to_w(tiny_generator.sample(20_000, 9))
@@ -290,7 +290,7 @@ def test_statistics_asked_for_first_without_gradients_serve_them_later(make_tiny
     generator = make_tiny()
     with torch.inference_mode():
         generator.to_w(generator.sample(1, 0), truncation=0.5)
-    mean, sd = generator.w_statistics
+    mean, sd = generator.w_statistics()
     w = generator.sample(2, 0).requires_grad_()
     ((w - mean) / sd).square().sum().backward()
     assert torch.isfinite(w.grad).all()

@@ -7,9 +7,10 @@ from importlib import resources
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.generators.attributes import AttributeNormals
+from hyperdecode.generators.attributes import ATTRIBUTES, AttributeNormals
 from hyperdecode.weights.boundaries import attributes_path, read_attribute_tensors, write_attribute_tensors
 
 __all__ = ["attribute_spaces", "load_attributes", "save_attributes"]
@@ -52,16 +53,21 @@ def attribute_spaces(generator: str) -> dict[str, AttributeNormals]:
         found = read_attribute_tensors(shipped.read_bytes(), f"the shipped attributes of {generator}")
     else:
         return {}
-    return {
-        space: AttributeNormals(
-            tuple(attributes),
-            torch.from_numpy(np.stack([parts["normal"] for parts in attributes.values()])),
-            torch.tensor([float(parts["bias"]) for parts in attributes.values()]),
-            torch.tensor([float(parts["scale"]) for parts in attributes.values()]),
-            space,
-        )
-        for space, attributes in found.items()
-    }
+    return {space: _normals(space, attributes) for space, attributes in found.items()}
+
+
+def _normals(space: str, attributes: dict[str, dict[str, NDArray[np.float32]]]) -> AttributeNormals:
+    # A safetensors file keeps no order: the paper's five first, as the paper names them, others by name.
+    places = {name: place for place, name in enumerate(ATTRIBUTES)}
+    names = sorted(attributes, key=lambda name: (places.get(name, len(places)), name))
+    parts = [attributes[name] for name in names]
+    return AttributeNormals(
+        tuple(names),
+        torch.from_numpy(np.stack([part["normal"] for part in parts])),
+        torch.tensor([float(part["bias"]) for part in parts]),
+        torch.tensor([float(part["scale"]) for part in parts]),
+        space,
+    )
 
 
 def save_attributes(

@@ -48,9 +48,8 @@ class Generator(Protocol):
     layer_names: tuple[str, ...]
     fingerprint: str
 
-    @property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each dimension of w over many seeded z."""
+        """Return mean and standard deviation of each dimension of w over many seeded z."""
         ...
 
     def sample(self, n: int, seed: int) -> Tensor:

@@ -151,9 +151,12 @@ class MobileStyleGAN(nn.Module):
         """Early exit that makes pictures of `side` px."""
         return cast(EarlyExitHead, self.heads[str(side)])
 
-    @cached_property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each dimension of w, (latent_dim,) each, over 16,384 seeded z."""
+        """Return mean and standard deviation of each dimension of w, (latent_dim,) each, over 16,384 seeded z."""
+        return self._w_statistics
+
+    @cached_property
+    def _w_statistics(self) -> tuple[Tensor, Tensor]:
         # Kept for good, so they must not be inference tensors, which no gradient may pass, whoever asks first.
         with torch.inference_mode(False), torch.no_grad():
             w = self.to_w(sample_z_block(MEAN_W_SAMPLES, self.latent_dim, MEAN_W_SEED).to(self.input))
@@ -189,7 +192,7 @@ class MobileStyleGAN(nn.Module):
             x = F.leaky_relu(F.linear(x, weight, bias), SLOPE) * 2**0.5
         if truncation == 1.0:
             return x
-        mean, _ = self.w_statistics
+        mean, _ = self.w_statistics()
         return mean + truncation * (x - mean)
 
     def picture_fingerprint(self, resolution: int) -> str:

@@ -83,7 +83,6 @@ class PGGAN(nn.Module):
         self._strips_of: tuple[list[tuple[int, int]], PGGANStrips] | None = None
         self.train(False)
 
-    @property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
         """PGGAN has no w: always a `UserError`."""
         self._refuse_w()

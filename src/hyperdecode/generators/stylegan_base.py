@@ -54,7 +54,7 @@ class StyleGAN(nn.Module):
         self.latent_dim = int(self.mapping.weights[0].shape[1])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.__dict__.pop("w_statistics", None)  # of the device and number format before
+        self.__dict__.pop("_w_statistics", None)  # of the device and number format before
         return super()._apply(fn, recurse)  # type: ignore[no-any-return,no-untyped-call]
 
     def _layers(self, ws: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -69,12 +69,15 @@ class StyleGAN(nn.Module):
         """
         return (self.resolution,)
 
-    @cached_property
     def w_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each dimension of w, (latent_dim,) each.
+        """Return mean and standard deviation of each dimension of w, (latent_dim,) each.
 
         Over 8,192 seeded z; the mean is the file's own where it has one.
         """
+        return self._w_statistics
+
+    @cached_property
+    def _w_statistics(self) -> tuple[Tensor, Tensor]:
         z = torch.randn(W_SAMPLES, self.latent_dim, generator=torch.Generator().manual_seed(W_SEED))
         # Kept for good, so they must not be inference tensors, which no gradient may pass, whoever asks first.
         with torch.inference_mode(False), torch.no_grad():
@@ -110,7 +113,7 @@ class StyleGAN(nn.Module):
         w: Tensor = self.mapping(z)
         if truncation == 1.0:
             return w
-        mean = self.w_statistics[0] if self.mapping.mean is None else self.mapping.mean
+        mean = self.w_statistics()[0] if self.mapping.mean is None else self.mapping.mean
         return mean + truncation * (w - mean)
 
     def picture_fingerprint(self, resolution: int) -> str:

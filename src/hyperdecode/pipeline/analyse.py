@@ -274,7 +274,7 @@ class Analysis:
         """Mean and spread of the latents that the stimuli were drawn from; from the generator, not from trials."""
         if self.config.decoding.space == "z":
             return np.zeros(self.generator.latent_dim), np.ones(self.generator.latent_dim)
-        mean, sd = (value.double().numpy() for value in self.generator.w_statistics)
+        mean, sd = (value.double().numpy() for value in self.generator.w_statistics())
         return mean, sd * self.config.stimuli.truncation
 
     def _as_w(self, latents: NDArray[np.float32]) -> torch.Tensor:
