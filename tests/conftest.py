@@ -95,6 +95,28 @@ def make_tiny_tensors():
     return tiny_tensors
 
 
+def tiny_pggan_tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    """Random weights of a PGGAN under our names: z of 16, pictures of 8 and 16 px."""
+    source = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=source) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
+
+    widths = (12, 12, 12, 12, 8, 8)
+    tensors = {"conv.1.weight": normal(12, LATENT, 4, 4)}
+    tensors |= {f"conv.{k + 1}.weight": normal(widths[k], widths[k - 1], 3, 3) for k in range(1, 6)}
+    tensors |= {f"conv.{k + 1}.bias": 0.1 * torch.randn(widths[k], generator=source) for k in range(6)}
+    for side, width in ((8, 12), (16, 8)):
+        tensors |= {f"to_rgb.{side}.weight": normal(3, width), f"to_rgb.{side}.bias": torch.zeros(3)}
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def make_tiny_pggan_tensors():
+    """Builder of a tiny PGGAN's tensors by seed."""
+    return tiny_pggan_tensors
+
+
 @pytest.fixture(scope="session")
 def make_tiny_head():
     """Builder of random early exits."""

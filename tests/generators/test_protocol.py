@@ -16,22 +16,6 @@ GOLDEN = Path(__file__).parent / "golden"
 FAMILIES = ("mobilestylegan", "pggan", "stylegan2", "stylegan3-t", "stylegan3-r")
 
 
-def tiny_pggan():
-    """Random weights for pictures of 8 and 16 px."""
-    source = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=source) * (2 / torch.Size(shape[1:]).numel()) ** 0.5
-
-    widths = (12, 12, 12, 12, 8, 8)
-    tensors = {"conv.1.weight": normal(12, 16, 4, 4)}
-    tensors |= {f"conv.{k + 1}.weight": normal(widths[k], widths[k - 1], 3, 3) for k in range(1, 6)}
-    tensors |= {f"conv.{k + 1}.bias": 0.1 * torch.randn(widths[k], generator=source) for k in range(6)}
-    for side, width in ((8, 12), (16, 8)):
-        tensors |= {f"to_rgb.{side}.weight": normal(3, width), f"to_rgb.{side}.bias": torch.zeros(3)}
-    return PGGAN(tensors, "tiny-pggan")
-
-
 def golden_stylegan(file, family, layouts):
     with safe_open(GOLDEN / f"stylegan-{file}.safetensors", "np") as stored:
         names = [key for key in stored.keys() if key.startswith("weights.")]  # noqa: SIM118
@@ -42,10 +26,10 @@ def golden_stylegan(file, family, layouts):
 
 
 @pytest.fixture(scope="module")
-def generators(make_tiny):
+def generators(make_tiny, make_tiny_pggan_tensors):
     return {
         "mobilestylegan": make_tiny(),
-        "pggan": tiny_pggan(),
+        "pggan": PGGAN(make_tiny_pggan_tensors(), "tiny-pggan"),
         "stylegan2": golden_stylegan("ada", StyleGAN2, stylegan2),
         "stylegan3-t": golden_stylegan("3-t", StyleGAN3, stylegan3),
         "stylegan3-r": golden_stylegan("3-r", StyleGAN3, stylegan3),

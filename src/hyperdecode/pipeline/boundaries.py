@@ -55,7 +55,7 @@ def import_boundaries(files: Sequence[Path], generator: str, space: str, *, forc
     normals, biases, scales = (torch.stack(parts) for parts in zip(*have.values(), strict=True))
     spaces = known | {space: AttributeNormals(tuple(have), normals, biases, scales, space)}
     save_attributes(attributes_path(generator), spaces, {"generator": network.fingerprint})
-    return tuple(have)
+    return attribute_spaces(generator)[space].names
 
 
 def _by_name(known: AttributeNormals) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
