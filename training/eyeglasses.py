@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from face_pool import CHUNK, FIRST_SEED, chunk_path
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -25,12 +24,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from hyperdecode.errors import UserError
 from hyperdecode.features.eyeglasses import eye_features
 from hyperdecode.files import atomic_path
+from hyperdecode.pipeline.face_pool import CHUNK, FIRST_SEED, chunk_path
 
 LABELS = Path(__file__).parent / "labels" / "eyeglasses.tsv"
 TARGET = Path(__file__).parents[1] / "src" / "hyperdecode" / "features" / "data" / "eyeglasses.safetensors"
+GENERATOR = "mobilestylegan-ffhq"
 PENALTY = 1e-3
 
 
@@ -39,9 +39,10 @@ def labelled() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     table = pd.read_csv(LABELS, sep="\t").dropna()
     pictures = []
     for chunk, rows in table.groupby((table["seed"] - FIRST_SEED) // CHUNK):
-        if not chunk_path(chunk).exists():
-            raise UserError(f"{chunk_path(chunk)} is absent: run training/face_pool.py first")
-        pictures.append(load_file(chunk_path(chunk))["pictures"][(rows["seed"] - FIRST_SEED) % CHUNK])
+        path = chunk_path(GENERATOR, chunk)
+        if not path.exists():
+            raise SystemExit(f"{path} is absent: run training/face_pool.py first")
+        pictures.append(load_file(path)["pictures"][(rows["seed"] - FIRST_SEED) % CHUNK])
     faces = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2) / 127.5 - 1
     table = table.sort_values("seed")
     return eye_features(faces), table["eyeglasses"].to_numpy(bool), (table["chosen"] == "random").to_numpy()

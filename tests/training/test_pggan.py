@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.pggan import PGGAN
-from training import face_pool
+from hyperdecode.pipeline.face_pool import chunk_path
 from training.pggan import checkpoint, data
 from training.pggan.__main__ import main
-from training.pggan.data import Pictures, area_average, faded, from_folder, from_pool
+from training.pggan.data import POOL, Pictures, area_average, faded, from_folder, from_pool
 from training.pggan.export import canonical_tensors, export
 from training.pggan.loop import Machine, Trainer
 from training.pggan.loss import critic_loss, gradient_penalty
@@ -636,15 +636,15 @@ def test_pool_of_faces(tmp_path, monkeypatch):
         from_pool(16)
     pictures = [random_pictures(5, 128, seed).values for seed in (0, 1)]
     for k, values in enumerate(pictures):
-        face_pool.chunk_path(k).parent.mkdir(parents=True, exist_ok=True)
-        save_file({"pictures": values.permute(0, 2, 3, 1).contiguous()}, face_pool.chunk_path(k))
+        chunk_path(POOL, k).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"pictures": values.permute(0, 2, 3, 1).contiguous()}, chunk_path(POOL, k))
     found = from_pool(16)
     assert torch.equal(found.values, area_average(torch.cat(pictures), 16))
     assert "MobileStyleGAN".lower() in found.source and "Apache-2.0" in found.licence
     assert torch.equal(from_pool(32, limit=7).values, area_average(torch.cat(pictures), 32)[:7])
     with pytest.raises(UserError, match="holds 10 faces, not the first 11"):
         from_pool(16, limit=11)
-    face_pool.chunk_path(1).write_bytes(b"\x08" + bytes(20))
+    chunk_path(POOL, 1).write_bytes(b"\x08" + bytes(20))
     with pytest.raises(UserError, match="is damaged"):
         from_pool(16)
 

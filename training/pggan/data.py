@@ -17,12 +17,14 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes
+from hyperdecode.pipeline.face_pool import chunk_path
 from hyperdecode.weights.store import SOURCES
-from training import face_pool
 from training.pggan.networks import upsample
 
 __all__ = ["Pictures", "area_average", "faded", "from_folder", "from_pool"]
 
+POOL = "mobilestylegan-ffhq"
+"""The generator whose pool of faces is read."""
 SUFFIXES = (".png", ".jpg", ".jpeg")
 AT_A_TIME = 500
 
@@ -110,7 +112,7 @@ def from_pool(side: int, limit: int | None = None) -> Pictures:
     """
     parts: list[Tensor] = []
     held = 0
-    while (limit is None or held < limit) and (path := face_pool.chunk_path(len(parts))).exists():
+    while (limit is None or held < limit) and (path := chunk_path(POOL, len(parts))).exists():
         try:
             with safe_open(path, framework="pt") as chunk:
                 pictures = chunk.get_tensor("pictures")[: None if limit is None else limit - held]
@@ -121,8 +123,7 @@ def from_pool(side: int, limit: int | None = None) -> Pictures:
     if not held or (limit is not None and held < limit):
         wanted = "some" if limit is None else f"the first {limit}"
         raise UserError(f"the pool holds {held} faces, not {wanted}: run `python training/face_pool.py` first")
-    name = face_pool.NAME
-    return Pictures(torch.cat(parts).contiguous(), f"{held} faces made by {name}", SOURCES[name].licence)
+    return Pictures(torch.cat(parts).contiguous(), f"{held} faces made by {POOL}", SOURCES[POOL].licence)
 
 
 def from_folder(folder: Path, side: int, limit: int | None = None) -> Pictures:

@@ -17,7 +17,7 @@ from hyperdecode.generators.base import Generator
 from hyperdecode.stimuli.pictures import resize, to_uint8
 from hyperdecode.weights.store import cache_dir
 
-__all__ = ["CHUNK", "FIRST_SEED", "SIDE", "held_out_latents", "pool_chunks", "pool_folder"]
+__all__ = ["CHUNK", "FIRST_SEED", "SIDE", "chunk_path", "held_out_latents", "pool_chunks"]
 
 FIRST_SEED = 3_000_000
 """Face k has the latent z of this seed plus k; training of early exits and held-out tests use smaller ones."""
@@ -29,9 +29,9 @@ Tensors = dict[str, NDArray[np.float32]]
 Progress = Callable[[int, int], None]
 
 
-def pool_folder(generator: str) -> Path:
-    """Return where the pool of a generator is kept."""
-    return cache_dir() / "face_pool" / generator
+def chunk_path(generator: str, chunk: int) -> Path:
+    """Return the file of one chunk of a generator's pool."""
+    return cache_dir() / "face_pool" / generator / f"chunk-{chunk:04d}.safetensors"
 
 
 def pool_chunks(generator: Generator, faces: int, progress: Progress | None = None) -> list[Path]:
@@ -57,7 +57,7 @@ def pool_chunks(generator: Generator, faces: int, progress: Progress | None = No
     paths = []
     n_chunks = math.ceil(faces / CHUNK)
     for chunk in range(n_chunks):
-        path = pool_folder(generator.name) / f"chunk-{chunk:04d}.safetensors"
+        path = chunk_path(generator.name, chunk)
         if not _is_chunk(path, generator):
             tensors = _render(generator, FIRST_SEED + chunk * CHUNK)
             metadata = {"generator": generator.fingerprint, "seed": str(FIRST_SEED)}
