@@ -6,7 +6,7 @@ QUICK ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow test-gpu lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,15 +18,20 @@ demo: $(VENV)/.installed  ## the whole chain on two simulated subjects, into dem
 
 test: $(VENV)/.installed  ## all tests but the slow ones
 	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/hyperdecode weights fetch face-models
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed  ## tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(VENV)/.installed  ## style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=src:. $(BIN)/mypy --strict --explicit-package-bases -p training.pggan
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim

@@ -9,6 +9,8 @@ import typer
 
 __all__ = ["app"]
 
+FACE_MODELS = "face-models"
+
 app = typer.Typer(
     help="Fetch, import, list and check the weights of generators.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -16,7 +18,13 @@ app = typer.Typer(
 
 @app.command()
 def fetch(
-    name: Annotated[str, typer.Argument(help="The generator; `hyperdecode weights list` shows the names.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A generator (`hyperdecode weights list` shows the names), or face-models: the networks that compare "
+            "and label faces."
+        ),
+    ],
     from_file: Annotated[
         Path | None, typer.Option("--from", help="Use this file, fetched elsewhere, instead of downloading.")
     ] = None,
@@ -25,8 +33,19 @@ def fetch(
     """Download weights, check their SHA-256, and keep them as safetensors; nothing in the file is executed."""
     from hyperdecode.weights.store import fetch as work
 
+    if name == FACE_MODELS:
+        _fetch_face_models()
+        return
     path = work(name, from_file, force)
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.0f} MB, SHA-256 checked)")
+
+
+def _fetch_face_models() -> None:
+    from hyperdecode.features.sources import fetch_models
+
+    paths = fetch_models()
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    typer.echo(f"{FACE_MODELS}: {len(paths)} files in {paths[0].parents[1]} ({size:.0f} MB, SHA-256 checked)")
 
 
 @app.command("import")

@@ -18,7 +18,7 @@ __all__ = ["ATTRIBUTES", "AttributeNormals", "Boundary", "conditional_normal", "
 ATTRIBUTES = ("gender", "age", "eyeglasses", "smile", "pose")
 """The paper's five. Positive: female, older, with glasses, smiling, turned to the right of the picture."""
 
-SOFTNESS = 0.25
+SOFTNESS = 0.75
 """The SVM's C times the number of faces. A hard margin (large C) finds the direction that tells faces apart, along
 which little varies; this soft one leans towards the difference of the two groups' means, along which faces change."""
 Array = NDArray[np.float32]
