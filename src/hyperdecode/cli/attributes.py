@@ -37,8 +37,12 @@ def fit(
         float, typer.Option(min=0.001, max=0.5, help="Share of the faces taken from each end of an attribute.")
     ] = 0.1,
     flips: Annotated[
-        int, typer.Option(min=0, help="Held-out faces to move by 3 standard deviations, to count flipped labels.")
+        int, typer.Option(min=0, help="Held-out faces to move along each attribute, to count the labels that flip.")
     ] = 0,
+    reach: Annotated[
+        float, typer.Option(min=0.1, max=20, help="How far they are moved, in standard deviations.")
+    ] = 3.0,
+    keep: Annotated[bool, typer.Option("--keep", help="Hold the scores of the other attributes meanwhile.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write here instead of the cache.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace attributes that are there.")] = False,
 ) -> None:
@@ -69,9 +73,19 @@ def fit(
             latents = held_out_latents(network, flips, space)
             with progress_bar(f"Moved in {space}", console) as update:
                 shares = measure_flips(
-                    network, normals, found.thresholds, latents, threads=usable_cores(), progress=update
+                    network,
+                    normals,
+                    found.thresholds,
+                    latents,
+                    reach,
+                    normals.names if keep else (),
+                    threads=usable_cores(),
+                    progress=update,
                 )
-            _show_square(console, f"Share of {flips} held-out faces whose label flips at 3 SD in {space}", shares)
+            held = ", the others held" if keep else ""
+            _show_square(
+                console, f"Share of {flips} held-out faces whose label flips at {reach:g} SD in {space}{held}", shares
+            )
     save_attributes(
         target,
         dict(found.normals),
@@ -107,7 +121,9 @@ def list_(generator: GeneratorName = DEFAULT) -> None:
 
 
 def _show_accuracy(console: Console, accuracy: pd.DataFrame) -> None:
-    table = Table(title="On held-out faces: accuracy on the 2 and 5 % at each end; correlation of score and label over all")
+    table = Table(
+        title="On held-out faces: accuracy on the 2 and 5 % at each end; correlation of score and label over all"
+    )
     for heading in ("attribute", "space", "2 %", "5 %", "r", "faces"):
         table.add_column(heading, justify="left" if heading in ("attribute", "space") else "right")
     for row in accuracy.itertuples():

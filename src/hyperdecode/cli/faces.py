@@ -64,7 +64,7 @@ def edit(
     keep: Annotated[
         list[str] | None, typer.Option(help="Attribute whose score must not change; repeat for more.")
     ] = None,
-    reach: Annotated[float, typer.Option(min=0.1, max=20, help="Standard deviations to either side.")] = 3.0,
+    reach: Annotated[float, typer.Option(min=0.1, max=20, help="Standard deviations to either side.")] = 2.0,
     steps: Annotated[int, typer.Option(min=2, max=51, help="Pictures a face.")] = 7,
     generator: GeneratorName = DEFAULT,
     faces: Number = 4,
@@ -73,7 +73,10 @@ def edit(
     latents: LatentsFile = None,
     force: Force = False,
 ) -> None:
-    """Move faces along attributes of their latents: one strip an attribute (the paper's Figure 6)."""
+    """Move faces along attributes of their latents: one strip an attribute (the paper's Figure 6).
+
+    Two standard deviations change the attribute and leave the person; beyond, pictures begin to break.
+    """
     import numpy as np
 
     from hyperdecode.generators.attribute_store import load_attributes
