@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.generators import PGGAN
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import StudyConfig, write_config
@@ -415,3 +416,22 @@ def test_a_readme_of_the_user_is_kept_and_does_no_harm(tmp_path, simulated, tiny
     assert simulate(study, settings(), read_stimuli(study), tiny_generator) == ["01"]
     assert simulate(study, settings(), read_stimuli(study), tiny_generator) == []
     assert (study / "README").read_text() == "my notes"
+
+
+def test_a_generator_without_w_goes_through_the_whole_chain(make_tiny_pggan_tensors, tmp_path):
+    """A PGGAN study decodes z; asked for w it says what to change."""
+    pggan = PGGAN(make_tiny_pggan_tensors(), "tiny-pggan")
+    stimuli = {"n_train": 60, "n_test": 5, "test_repeats": 2, "render": 16, "size": 16}
+    config = settings(stimuli=stimuli, decoding={"space": "z"}, bold={"n_voxels": 100}, generator="tiny-pggan")
+    write_config(tmp_path, config)
+    made_faces = make_stimuli(tmp_path, config, pggan)
+    assert np.array_equal(made_faces.latents(["test-0001.png"], "w"), pggan.sample(1, 1))
+    simulate(tmp_path, config, made_faces, pggan)
+    with pytest.raises(UserError, match=r"decoding\.space = 'w', but tiny-pggan has only the latent space z"):
+        run_study(tmp_path, settings(stimuli=stimuli), made_faces, pggan)
+    run_study(tmp_path, config, made_faces, pggan)
+    latents = load_file(made(tmp_path, "desc-ridge_latents.safetensors"))
+    assert np.array_equal(latents["true"], pggan.sample(5, 1).numpy())
+    cosines = (latents["predicted"] * latents["true"]).sum(1) / np.linalg.norm(latents["predicted"], axis=1)
+    assert (cosines > 0).all(), "noiseless voxels tell nothing of z"
+    assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/*.png"))) == 5
