@@ -1,5 +1,6 @@
 """What every generator does, whatever its family: one suite for all of them."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -181,13 +182,21 @@ def test_a_w_is_made_where_there_is_one_and_refused_elsewhere(generator):
         assert picture_latents(generator, z, 0.5) is z
 
 
+def error_in(generator, dtype, device):
+    """Root mean squared difference of pictures from those in float32, over their standard deviation."""
+    latents = latents_of(generator, generator.picture_space)
+    expected = generator.images(latents)
+    made = copy.deepcopy(generator).to(device, dtype).images(latents.to(device, dtype)).float().cpu()
+    return float((made - expected).square().mean().sqrt() / expected.std())
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float16, 0.02), (torch.bfloat16, 0.08)])
+def test_narrow_types_make_about_the_same_pictures(generator, dtype, allowed):
+    assert 0 < error_in(generator, dtype, "cpu") < allowed
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-3), (torch.float16, 0.02), (torch.bfloat16, 0.08)])
 def test_a_gpu_makes_the_same_pictures_in_every_precision(generator, dtype, allowed):
-    import copy
-
-    latents = latents_of(generator, generator.picture_space)
-    expected = generator.images(latents)
-    made = copy.deepcopy(generator).to("cuda", dtype).images(latents.to("cuda", dtype)).float().cpu()
-    assert (made - expected).square().mean().sqrt() < allowed * expected.std()
+    assert error_in(generator, dtype, "cuda") < allowed

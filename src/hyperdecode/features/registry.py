@@ -9,7 +9,7 @@ from hyperdecode.features.base import FeatureNetwork
 from hyperdecode.features.dlib_network import DlibNetwork
 from hyperdecode.features.resnet50 import ResNet50
 from hyperdecode.weights.contents import Weights
-from hyperdecode.weights.imported import imported_names, imported_summary, load_imported
+from hyperdecode.weights.imported import imported_family, imported_names, load_imported
 
 __all__ = ["feature_network_names", "load_feature_network"]
 
@@ -56,7 +56,7 @@ def load_feature_network(
 
 def _imported(family: str) -> str:
     """Name of the imported weights of a family: the only ones, or those that bear its name."""
-    names = [name for name in imported_names() if imported_summary(name).get("family") == family]
+    names = [name for name in imported_names() if imported_family(name) == family]
     if family in names or len(names) == 1:
         return family if family in names else names[0]
     if names:

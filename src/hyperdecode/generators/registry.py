@@ -18,7 +18,7 @@ from hyperdecode.generators.pggan import PGGAN
 from hyperdecode.generators.stylegan2 import StyleGAN2
 from hyperdecode.generators.stylegan3 import StyleGAN3
 from hyperdecode.weights.contents import Weights
-from hyperdecode.weights.imported import imported_names, imported_summary, load_imported
+from hyperdecode.weights.imported import imported_family, imported_names, load_imported
 from hyperdecode.weights.store import SOURCES, load_tensors, tensors_digest
 
 __all__ = ["EXIT_LAYERS", "FAMILIES", "build_generator", "early_exits", "generator_names", "load_generator"]
@@ -46,14 +46,7 @@ FAMILIES: Mapping[str, Callable[[dict[str, Tensor], Weights, str], nn.Module]] =
 
 def generator_names() -> tuple[str, ...]:
     """Names that `load_generator` knows: the built-in ones, then the imported ones."""
-    return (*SOURCES, *(name for name in imported_names() if _family(name) in FAMILIES))
-
-
-def _family(name: str) -> str | None:
-    try:
-        return imported_summary(name).get("family")
-    except UserError:
-        return None
+    return (*SOURCES, *(name for name in imported_names() if imported_family(name) in FAMILIES))
 
 
 def load_generator(name: str = DEFAULT, device: str | torch.device = "cpu") -> Generator:

@@ -20,6 +20,7 @@ from hyperdecode.weights.store import SOURCES, cache_dir, cached_path, load_tens
 __all__ = [
     "check_weights",
     "checked_name",
+    "imported_family",
     "imported_names",
     "imported_path",
     "imported_summary",
@@ -169,6 +170,14 @@ def weights_of(contents: WeightContents) -> Weights:
 def imported_summary(name: str) -> dict[str, str]:
     """Return what the header of imported weights says (family, layout, licence, origin, ...), without the tensors."""
     return read_header(imported_path(name))
+
+
+def imported_family(name: str) -> str | None:
+    """Return the family of imported weights; None where a damaged file does not tell."""
+    try:
+        return imported_summary(name).get("family")
+    except UserError:
+        return None
 
 
 def names_in_cache() -> tuple[str, ...]:
