@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.generators import PGGAN
+from hyperdecode.pipeline.faces import decoded_faces
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import StudyConfig, write_config
@@ -435,3 +436,15 @@ def test_a_generator_without_w_goes_through_the_whole_chain(make_tiny_pggan_tens
     cosines = (latents["predicted"] * latents["true"]).sum(1) / np.linalg.norm(latents["predicted"], axis=1)
     assert (cosines > 0).all(), "noiseless voxels tell nothing of z"
     assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/*.png"))) == 5
+
+
+def test_decoded_faces_are_those_that_are_drawn_and_the_true_ones(study):
+    """What `hyperdecode faces interpolate --study` goes from and to."""
+    decoded, shown = decoded_faces(study, "01")
+    latents = load_file(made(study, "desc-ridge_latents.safetensors"))
+    assert decoded.names == shown.names == tuple(f"test-{k:04d}" for k in range(1, 9))
+    assert np.array_equal(decoded.latents, latents["drawn"]) and decoded.space == "w"
+    stimuli = read_stimuli(study)
+    assert np.array_equal(shown.latents, stimuli.latents(stimuli.names("test"), "w"))
+    with pytest.raises(UserError, match=r"nothing was decoded for sub-07 .* run `hyperdecode run"):
+        decoded_faces(study, "07")
