@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from tokenize import TokenError
@@ -48,7 +49,8 @@ def read_boundary(path: str | os.PathLike[str]) -> Array:
     if source.stat().st_size > MAX_BYTES:
         raise WeightFileError(f"{source} has {source.stat().st_size} bytes, a boundary has at most {MAX_BYTES}")
     try:
-        with source.open("rb") as stream:
+        with source.open("rb") as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of odd escapes in the header
             array = np.lib.format.read_array(stream, allow_pickle=False)
     # The header is Python text to NumPy: what is no Python fails in its tokenizer.
     except (ValueError, OSError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError, TypeError) as error:
@@ -59,7 +61,8 @@ def read_boundary(path: str | os.PathLike[str]) -> Array:
             f"{source} holds {array.dtype} of shape {array.shape}, expected one vector of numbers, (d,) or (1, d)"
         )
     vector = array.reshape(-1).astype(np.float64)
-    length = np.linalg.norm(vector)
+    with np.errstate(over="ignore"):
+        length = np.linalg.norm(vector)
     if not np.isfinite(length) or length == 0:
         raise WeightFileError(f"{source}: the normal is zero or not finite, so it points nowhere")
     return (vector / length).astype(np.float32)
