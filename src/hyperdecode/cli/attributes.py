@@ -50,20 +50,21 @@ def fit(
 
     Renders a pool of faces, labels each by public classifiers, separates the extremes by a linear SVM.
     """
+    import torch
+
     from hyperdecode.errors import UserError
     from hyperdecode.generators import load_generator
     from hyperdecode.generators.attribute_store import save_attributes
     from hyperdecode.pipeline.attributes import fit_attributes, label_pool, measure_flips
     from hyperdecode.pipeline.face_pool import held_out_latents
-    from hyperdecode.threads import usable_cores
     from hyperdecode.weights.boundaries import attributes_path
 
     target = out or attributes_path(generator)
     if target.exists() and not force:
         raise UserError(f"{target} holds attributes already: give --force to replace them, or another --out")
-    console, network = Console(), load_generator(generator)
+    console, network, threads = Console(), load_generator(generator), torch.get_num_threads()
     with progress_bar("Faces, labels", console) as update:
-        pool = label_pool(network, faces, usable_cores(), update)
+        pool = label_pool(network, faces, threads, update)
     found = fit_attributes(network, pool, fraction)
     _show_accuracy(console, found.accuracy)
     for space, normals in found.normals.items():
@@ -79,7 +80,7 @@ def fit(
                     latents,
                     reach,
                     normals.names if keep else (),
-                    threads=usable_cores(),
+                    threads=threads,
                     progress=update,
                 )
             held = ", the others held" if keep else ""
