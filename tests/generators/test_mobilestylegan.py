@@ -35,6 +35,7 @@ def test_it_is_a_generator(tiny_generator):
 @pytest.mark.parametrize("side", [8, 16, 64])
 def test_strips_equal_the_batch(make_tiny, w, monkeypatch, strip_bytes, side):
     monkeypatch.setattr(tiled, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(tiled, "WHOLE_BYTES", 0)
     generator = make_tiny()
     expected = batched(generator, w, side)
     made = generator.images(w, resolution=side)
@@ -50,6 +51,7 @@ def test_strips_equal_the_batch(make_tiny, w, monkeypatch, strip_bytes, side):
 )
 def test_strips_give_the_activations_of_the_batch(make_tiny, w, monkeypatch, strip_bytes, layers):
     monkeypatch.setattr(tiled, "STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(tiled, "WHOLE_BYTES", 0)
     generator = make_tiny()
     found = generator.activations(w, layers)
     expected = generator.activations(w.clone().requires_grad_(), layers)

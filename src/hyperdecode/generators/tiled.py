@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["TiledSynthesis"]
 
 STRIP_BYTES = 4 * 2**20
+WHOLE_BYTES = 4 * STRIP_BYTES
+"""A map no larger is made in one piece: what its strips would compute twice costs more than main memory."""
 
 
 class _Layer(NamedTuple):
@@ -162,7 +164,8 @@ class TiledSynthesis:
         layout = torch.contiguous_format if to_rgb else torch.channels_last
         out = torch.empty((1, depth, factor * height, factor * width), dtype=x.dtype, memory_format=layout)
         rgb_weight = self.rgb_weight * self.rgb_style(w).to(x.dtype) if to_rgb else None
-        strip = max(2, STRIP_BYTES // (x.element_size() * channels * width))
+        row_bytes = x.element_size() * channels * width
+        strip = height if height * row_bytes <= WHOLE_BYTES else max(2, STRIP_BYTES // row_bytes)
         for start in range(0, height, strip):
             stop = min(start + strip, height)
             # Each of the two convolutions spoils one row at an inner edge, so begin two rows outside.
@@ -174,6 +177,8 @@ class TiledSynthesis:
             y = y[:, :, start - 2 * first : stop - 2 * first]
             if rgb_weight is not None:
                 y = _haar_upsample(F.conv2d(y, rgb_weight, self.rgb_bias) * 0.5)
+            if stop - start == height:
+                return y.contiguous(memory_format=layout)  # one strip is the whole map: nothing to put together
             out[:, :, factor * start : factor * stop] = y
         return out
 
