@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,23 +38,17 @@ def test_two_hundred_faces(face_generator):
     assert statistics.mean(scores[64]) >= 0.93 and statistics.mean(scores[256]) >= 0.98
 
 
-def has_bfloat16():
-    cpu = Path("/proc/cpuinfo")
-    return cpu.exists() and ("avx512_bf16" in cpu.read_text() or "amx_bf16" in cpu.read_text())
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 instructions")
-def test_an_early_exit_is_four_times_faster(face_generator):
-    """By bfloat16; in float32 the exit at 128 px took about a third of the full picture's time."""
+def test_an_early_exit_saves_most_of_the_time(face_generator):
+    """How much depends on the CPU (benchmarks/generators.py): 128 px took 0.29 to 0.34 of the full picture's time."""
     w = face_generator.to_w(face_generator.sample(1, 0))
     full, small = [], []
     for _ in range(7):
-        for taken, options in (full, {}), (small, {"resolution": 128, "precision": "bfloat16"}):
+        for taken, side in (full, None), (small, 128):
             start = time.perf_counter()
-            face_generator.images(w, **options)
+            face_generator.images(w, resolution=side)
             taken.append(time.perf_counter() - start)
-    assert min(full) / min(small) >= 4
+    assert min(small) < 0.5 * min(full)
 
 
 def test_bfloat16_keeps_the_picture(face_generator):

@@ -219,8 +219,9 @@ class MobileStyleGAN(nn.Module):
         resolution : int, optional
             One of `resolutions`; a side below the full one is made by its early exit. Default: the full side.
         precision : {"float32", "bfloat16"}
-            Of the pass strip by strip. Where the CPU has bfloat16 instructions it makes early exits in about
-            half the time, at an error far below that of the exit itself; the full picture should stay in float32.
+            Of the pass strip by strip. Some CPUs make early exits in half the time in bfloat16, others are slower
+            (``benchmarks/generators.py`` tells), at an error far below that of the exit itself; the full picture should
+            stay in float32.
 
         Returns
         -------
