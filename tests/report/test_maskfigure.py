@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.maskfigure import mask_figure, reconstruction_strip
+from hyperdecode.report.maskfigure import mask_figure
 
 
 def volume(inside):
@@ -37,29 +37,3 @@ def test_mask_with_one_voxel_or_none():
     assert reddish(mask_figure(volume(np.s_[10, 10, 10]), dpi=50)) > 0
     with pytest.raises(UserError, match="voxels in it"):
         mask_figure(volume(np.s_[0:0]))
-
-
-def test_strip_puts_each_picture_in_its_place():
-    def shade(value):
-        return (
-            np.full((3, 30, 30, 3), 0, np.uint8)
-            + np.uint8(value)
-            + np.arange(3, dtype=np.uint8)[:, None, None, None] * 40
-        )
-
-    sheet = reconstruction_strip(
-        shade(10), {"sub-01": shade(100), "sub-02": shade(130)}, names=["a", "b", "c"], size=32
-    )
-    pixels = np.asarray(sheet)
-    left, top = sheet.width - 3 * 38, sheet.height - 3 * 38
-    for row, base in enumerate((10, 100, 130)):
-        for column in range(3):
-            assert np.all(pixels[top + row * 38 + 16, left + column * 38 + 16] == base + 40 * column)
-
-
-def test_strip_refuses_rows_that_do_not_fit():
-    faces = np.zeros((3, 8, 8, 3), np.uint8)
-    with pytest.raises(UserError, match="sub-01: got 2"):
-        reconstruction_strip(faces, {"sub-01": faces[:2]})
-    with pytest.raises(UserError, match="1 names for 3"):
-        reconstruction_strip(faces, {"sub-01": faces}, names=["a"])

@@ -1,8 +1,10 @@
 """Strips: every picture stands where its labels say."""
 
 import numpy as np
+import pytest
 
-from hyperdecode.report.strips import GAP, picture_strip
+from hyperdecode.errors import UserError
+from hyperdecode.report.strips import GAP, picture_strip, reconstruction_strip
 
 
 def coloured(rows, columns, side):
@@ -26,3 +28,29 @@ def test_labels_take_room_above_and_beside_and_none_without_them():
     assert bare.size == (2 * (40 + GAP), 40 + 2 * GAP)
     ink = np.asarray(labelled)[: labelled.height - 40 - GAP]
     assert (ink < 100).any(), "nothing is written above the pictures"
+
+
+def test_strip_puts_each_picture_in_its_place():
+    def shade(value):
+        return (
+            np.full((3, 30, 30, 3), 0, np.uint8)
+            + np.uint8(value)
+            + np.arange(3, dtype=np.uint8)[:, None, None, None] * 40
+        )
+
+    sheet = reconstruction_strip(
+        shade(10), {"sub-01": shade(100), "sub-02": shade(130)}, names=["a", "b", "c"], size=32
+    )
+    pixels = np.asarray(sheet)
+    left, top = sheet.width - 3 * 38, sheet.height - 3 * 38
+    for row, base in enumerate((10, 100, 130)):
+        for column in range(3):
+            assert np.all(pixels[top + row * 38 + 16, left + column * 38 + 16] == base + 40 * column)
+
+
+def test_strip_refuses_rows_that_do_not_fit():
+    faces = np.zeros((3, 8, 8, 3), np.uint8)
+    with pytest.raises(UserError, match="sub-01: got 2"):
+        reconstruction_strip(faces, {"sub-01": faces[:2]})
+    with pytest.raises(UserError, match="1 names for 3"):
+        reconstruction_strip(faces, {"sub-01": faces}, names=["a"])

@@ -12,6 +12,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pytest
 
+from hyperdecode.errors import WeightFileError
+
 RUNS_CODE = {
     "compile", "exec", "os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "pickle.find_class",
     "marshal.loads", "ctypes.dlopen", "socket.connect",
@@ -155,3 +157,29 @@ def _synthesis(t):
     x = ir.op("Convolution", x, ir.const(t["synthesis.to_rgb.weight"], "m.layers.2.to_img.conv.weight"))
     ir.op("Add", x, ir.const(t["synthesis.to_rgb.bias"][None, :, None, None], "m.layers.2.to_img.bias"))
     return ir
+
+
+@pytest.fixture
+def read(request, tmp_path):
+    """Call the READER of a test module on bytes, under the name ODD_FILE."""
+    path = tmp_path / request.module.ODD_FILE
+
+    def work(data):
+        path.write_bytes(data)
+        return request.module.READER(path)
+
+    return work
+
+
+@pytest.fixture
+def refused(request, read):
+    """Assert that bytes are refused in one line that names the file and the reason."""
+
+    def work(data, words):
+        with pytest.raises(WeightFileError) as error:
+            read(data)
+        message = str(error.value)
+        assert message.startswith(f"{request.module.ODD_FILE}: ") and "\n" not in message and len(message) < 300
+        assert words in message, message
+
+    return work

@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pytest
 
-from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.dnnlib import read_dnnlib
 
 RNG = np.random.default_rng(0)
@@ -17,25 +16,7 @@ VARIABLES = {
 }
 
 
-@pytest.fixture
-def read(tmp_path):
-    def work(data):
-        (tmp_path / "odd.pkl").write_bytes(data)
-        return read_dnnlib(tmp_path / "odd.pkl")
-
-    return work
-
-
-@pytest.fixture
-def refused(read):
-    def work(data, words):
-        with pytest.raises(WeightFileError) as error:
-            read(data)
-        message = str(error.value)
-        assert message.startswith("odd.pkl: ") and "\n" not in message and len(message) < 300
-        assert words in message, message
-
-    return work
+READER, ODD_FILE = read_dnnlib, "odd.pkl"  # of the fixtures `read` and `refused`
 
 
 def same(found, expected):

@@ -30,25 +30,7 @@ LAYERS = {
 TENSORS = {name: value for weights in LAYERS.values() for name, value in weights.items()}
 
 
-@pytest.fixture
-def read(tmp_path):
-    def work(data):
-        (tmp_path / "odd.h5").write_bytes(data)
-        return read_keras(tmp_path / "odd.h5")
-
-    return work
-
-
-@pytest.fixture
-def refused(read):
-    def work(data, words):
-        with pytest.raises(WeightFileError) as error:
-            read(data)
-        message = str(error.value)
-        assert message.startswith("odd.h5: ") and "\n" not in message and len(message) < 300
-        assert words in message, message
-
-    return work
+READER, ODD_FILE = read_keras, "odd.h5"  # of the fixtures `read` and `refused`
 
 
 def same(found, expected):

@@ -4,7 +4,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.mxnet_params import read_mxnet
 
 RNG = np.random.default_rng(0)
@@ -15,25 +14,7 @@ TENSORS = {
 }
 
 
-@pytest.fixture
-def read(tmp_path):
-    def work(data):
-        (tmp_path / "odd.params").write_bytes(data)
-        return read_mxnet(tmp_path / "odd.params")
-
-    return work
-
-
-@pytest.fixture
-def refused(read):
-    def work(data, words):
-        with pytest.raises(WeightFileError) as error:
-            read(data)
-        message = str(error.value)
-        assert message.startswith("odd.params: ") and "\n" not in message and len(message) < 300
-        assert words in message, message
-
-    return work
+READER, ODD_FILE = read_mxnet, "odd.params"  # of the fixtures `read` and `refused`
 
 
 @pytest.mark.parametrize("version", ["V0", "V1", "V2", "V3"])

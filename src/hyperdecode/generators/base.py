@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 
-__all__ = ["Generator", "picture_latents", "sample_z"]
+__all__ = ["Generator", "picture_latents", "sample_z", "taken"]
 
 
 @runtime_checkable
@@ -121,3 +121,14 @@ def sample_z(n: int, latent_dim: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     rows = [torch.randn(latent_dim, generator=generator) for _ in range(n)]
     return torch.stack(rows) if rows else torch.empty(0, latent_dim)
+
+
+def taken(walk: Iterator[tuple[str, Tensor]], layers: Sequence[str]) -> dict[str, Tensor]:
+    """Take the named layers of a forward pass that yields them one by one; no layer behind the last one is computed."""
+    wanted, found = set(layers), {}
+    while wanted:
+        name, value = next(walk)
+        if name in wanted:
+            found[name] = value
+            wanted.discard(name)
+    return {name: found[name] for name in layers}

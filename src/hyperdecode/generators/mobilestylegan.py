@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import sha256_bytes
-from hyperdecode.generators.base import sample_z
+from hyperdecode.generators.base import sample_z, taken
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.generators.layers import SLOPE, Block, Style, StyledConvolution, below, frozen, haar_upsample
 from hyperdecode.generators.tiled import TiledSynthesis
@@ -247,9 +247,9 @@ class MobileStyleGAN(nn.Module):
                 pictures = [tiled.image(row[None], side).float() for row in w]
             return torch.cat(pictures).clone() if pictures else w.new_empty(0, 3, side, side)
         if side == self.resolution:
-            return self._collect(w, ("image",))["image"]
+            return taken(self._layers(w), ("image",))["image"]
         head = self.head(side)
-        picture: Tensor = head(self._collect(w, (head.layer,))[head.layer], w)
+        picture: Tensor = head(taken(self._layers(w), (head.layer,))[head.layer], w)
         return picture
 
     def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
@@ -277,22 +277,10 @@ class MobileStyleGAN(nn.Module):
             raise UserError(f"{self.name} has no layer {unknown[0]!r}: choose among {', '.join(self.layer_names)}")
         w = self._as_w(latents, space)
         if not (self._on_cpu_without_gradients(w) and len(w) and set(layers) <= set(self._tiled.layers)):
-            return self._collect(w, layers)
+            return taken(self._layers(w), layers)
         with torch.inference_mode():
             faces = [self._tiled.activations(row[None], set(layers)) for row in w]
         return {name: torch.cat([face[name] for face in faces]).clone() for name in layers}
-
-    def _collect(self, w: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        wanted, found = set(layers), {}
-        if not wanted:
-            return {}
-        for name, value in self._layers(w):
-            if name in wanted:
-                found[name] = value
-                wanted.discard(name)
-            if not wanted:
-                break
-        return {name: found[name] for name in layers}
 
     def _layers(self, w: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Run the synthesis network layer by layer, as one batch."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes
-from hyperdecode.generators.base import sample_z
+from hyperdecode.generators.base import sample_z, taken
 from hyperdecode.generators.stylegan_layers import MappingNetwork, below
 from hyperdecode.weights.store import tensors_digest
 
@@ -174,22 +174,10 @@ class StyleGAN(nn.Module):
         ws = self._as_ws(latents, space)
         gradients = torch.is_grad_enabled() and (ws.requires_grad or any(p.requires_grad for p in self.parameters()))
         if ws.device.type != "cpu" or gradients or len(ws) < 2:
-            return self._collect(ws, layers)
+            return taken(self._layers(ws), layers)
         with torch.inference_mode():
-            rows = [self._collect(row[None], layers) for row in ws]
+            rows = [taken(self._layers(row[None]), layers) for row in ws]
         return {name: torch.cat([row[name] for row in rows]).clone() for name in layers}
-
-    def _collect(self, ws: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-        wanted, found = set(layers), {}
-        if not wanted:
-            return {}
-        for name, value in self._layers(ws):
-            if name in wanted:
-                found[name] = value
-                wanted.discard(name)
-            if not wanted:
-                break
-        return {name: found[name] for name in layers}
 
     def _as_ws(self, latents: Tensor, space: str | None) -> Tensor:
         space = space or self.picture_space

@@ -16,7 +16,7 @@ from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.simulate import MANUFACTURER
 from hyperdecode.report.build import ReportData, SubjectReport, write_report
-from hyperdecode.report.maskfigure import reconstruction_strip
+from hyperdecode.report.strips import reconstruction_strip
 from hyperdecode.study.bids import BoldRun
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table

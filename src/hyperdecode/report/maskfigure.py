@@ -1,9 +1,8 @@
-"""Pictures for people: the voxel mask on brain slices, and a contact sheet of reconstructions."""
+"""The voxel mask on brain slices."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,11 +13,10 @@ from nilearn.datasets import load_mni152_template
 from nilearn.image import new_img_like
 from nilearn.plotting import plot_roi
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from hyperdecode.errors import UserError
 
-__all__ = ["mask_figure", "reconstruction_strip"]
+__all__ = ["mask_figure"]
 
 Pictures = NDArray[np.uint8]
 
@@ -73,59 +71,6 @@ def mask_figure(mask_img: SpatialImage, background_img: SpatialImage | None = No
     stream = io.BytesIO()
     canvas.print_png(stream)
     return stream.getvalue()
-
-
-def reconstruction_strip(
-    stimuli: Pictures,
-    reconstructions: Mapping[str, Pictures],
-    names: Sequence[str] | None = None,
-    size: int = 160,
-    gap: int = 6,
-) -> Image.Image:
-    """Lay stimuli out in a row, with each subject's reconstructions in a row below.
-
-    Parameters
-    ----------
-    stimuli : uint8 array of shape (n, height, width, 3)
-        Top row.
-    reconstructions : mapping of str to uint8 array of shape (n, height, width, 3)
-        Subject -> pictures in the order of the stimuli, one row each.
-    names : sequence of str, length n, optional
-        Written above the stimuli.
-    size, gap : int
-        Pixels of a picture's side and between pictures.
-
-    Returns
-    -------
-    PIL.Image.Image
-        RGB contact sheet.
-
-    Raises
-    ------
-    UserError
-        When a row has not one picture for each stimulus.
-    """
-    rows = {"shown": stimuli, **reconstructions}
-    for label, pictures in rows.items():
-        if len(pictures) != len(stimuli) or pictures.dtype != np.uint8:
-            raise UserError(f"{label}: got {len(pictures)} {pictures.dtype} pictures for {len(stimuli)} stimuli")
-    if names is not None and len(names) != len(stimuli):
-        raise UserError(f"got {len(names)} names for {len(stimuli)} stimuli: give one a stimulus")
-    font_size = max(12, size // 9)
-    font = ImageFont.load_default(size=font_size)
-    left = int(max(font.getlength(label) for label in rows)) + 3 * gap
-    top = 0 if names is None else 2 * font_size + gap
-    step = size + gap
-    sheet = Image.new("RGB", (left + len(stimuli) * step, top + len(rows) * step), "white")
-    pen = ImageDraw.Draw(sheet)
-    for x, name in enumerate(names or ()):
-        pen.text((left + x * step + size // 2, top // 2), name, fill="#61666d", font=font, anchor="mm")
-    for y, (label, pictures) in enumerate(rows.items()):
-        pen.text((left - 2 * gap, top + y * step + size // 2), label, fill="#1f2328", font=font, anchor="rm")
-        for x, picture in enumerate(pictures):
-            small = Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS)
-            sheet.paste(small, (left + x * step, top + y * step))
-    return sheet
 
 
 def _cuts(inside: NDArray[np.generic], affine: NDArray[np.float64]) -> list[list[float]]:
