@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("default::hyperdecode.errors.DataWarning
 TINY = {
     "subjects": ["01"],
     "stimuli": {"n_train": 40, "n_test": 5, "test_repeats": 2, "render": 64, "size": 32, "truncation": 1.0},
-    "timing": {"n_runs": 2},
-    "simulation": {"noise": 0.0, "voxel_size": 8.0},
+    "schedule": {"n_runs": 2},
+    "simulation": {"noise_ceiling": 1.0, "voxel_size": 8.0},
     "bold": {"n_voxels": 100},
     "evaluation": {"n_permutations": 200},
 }
@@ -67,7 +67,7 @@ def analysed(tmp_path_factory, tiny_generator):
     folder = tmp_path_factory.mktemp("cli") / "study"
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(study, "_generator", lambda *_: tiny_generator)
-        monkeypatch.setitem(config.PRESETS, "quick", TINY)
+        monkeypatch.setitem(config.PRESETS, "quick", ("tiny", TINY))
         for words in (["init", "--preset", "quick", "--seed", "1"], ["stimuli"], ["simulate"], ["run"]):
             monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", words[0], str(folder), *words[1:]])
             with warnings.catch_warnings(), pytest.raises(SystemExit) as leaving:
@@ -176,7 +176,7 @@ def test_one_step_again(done, program):
 
 
 def test_the_demo(program, tmp_path, monkeypatch):
-    monkeypatch.setitem(config.PRESETS, "quick", TINY)
+    monkeypatch.setitem(config.PRESETS, "quick", ("tiny", TINY))
     out = tmp_path / "demo"
     code, said, _ = program("demo", out, "--quick", "--seed", "1")
     assert code == 0 and "largest difference 0 of 255" in said and "BOLD: simulated sub-01." in said

@@ -22,13 +22,13 @@ RUNS = [f"zmaps_sub-01_task-faces_run-0{k}" for k in (1, 2, 3)]
 AFTER_MASK = ["decode_sub-01", "reconstruct_sub-01", "evaluate_sub-01", "report"]
 
 
-def settings(noise=0.0, **changes):
+def settings(noise_ceiling=1.0, **changes):
     base = {
         "seed": 1,
         "subjects": ["01"],
         "stimuli": {"n_train": 150, "n_test": 8, "test_repeats": 3, "render": 64, "size": 32, "truncation": 1.0},
-        "timing": {"n_runs": 3},
-        "simulation": {"noise": noise, "voxel_size": 8.0},
+        "schedule": {"n_runs": 3},
+        "simulation": {"noise_ceiling": noise_ceiling, "voxel_size": 8.0},
         "bold": {"n_voxels": 400},
         "evaluation": {"n_permutations": 400},
     }
@@ -268,7 +268,7 @@ def test_a_role_changed_in_the_manifest_is_heeded(study, run):
 
 
 def test_a_null_study_says_so(tmp_path, simulated, tiny_generator, run):
-    study, config = tmp_path / "null", settings(noise=1000.0)
+    study, config = tmp_path / "null", settings(noise_ceiling=1e-6)
     shutil.copytree(simulated / "stimuli", study / "stimuli")
     simulate(study, config, read_stimuli(study), tiny_generator)
     with pytest.warns(DataWarning, match="the responses may not predict the latents"):

@@ -24,19 +24,23 @@ Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everythin
 
 def init(
     study: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
-    preset: Annotated[str, typer.Option(help="Counts and timing: paper (1050 + 36 x 14 trials) or quick.")] = "paper",
+    preset: Annotated[str, typer.Option(help="Where values come from: paper, quick, pggan, whole-brain.")] = "paper",
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing study.toml.")] = False,
 ) -> None:
-    """Make a study folder with a study.toml to edit."""
+    """Make a study folder with a study.toml to edit, a comment above each key.
+
+    Presets: paper (the published counts and timing), quick (a third of the trials), pggan (the paper with its own
+    generator, once imported), whole-brain (simulated subjects with heads of their own that move).
+    """
     from hyperdecode.errors import UserError
-    from hyperdecode.study.config import CONFIG_NAME, write_config
+    from hyperdecode.study.config import CONFIG_NAME, PRESETS, write_config
     from hyperdecode.study.config import preset as settings
 
     if (study / CONFIG_NAME).exists() and not force:
         raise UserError(f"{study / CONFIG_NAME} exists: edit it, or give --force to replace it")
     path = write_config(study, settings(preset, name=study.resolve().name, seed=seed))
-    typer.echo(f"Wrote {path}. Next: hyperdecode stimuli {study}")
+    typer.echo(f"Wrote {path}: {PRESETS[preset][0]}. Next: look it through, then hyperdecode stimuli {study}")
 
 
 def stimuli(

@@ -76,7 +76,7 @@ def simulate(
             bank = _features(config, stimuli, generator)
         for run in _write_subject(study, config, stimuli, bank, subject):
             if progress:
-                progress(index * config.timing.n_runs + run, len(config.subjects) * config.timing.n_runs)
+                progress(index * config.schedule.n_runs + run, len(config.subjects) * config.schedule.n_runs)
 
     written = []
     for index, subject in enumerate(config.subjects):
@@ -107,7 +107,7 @@ def _features(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -
 
 
 def _outputs(study: Path, config: StudyConfig, subject: str) -> tuple[Path, ...]:
-    stems = [run_stem(study, config, subject, run + 1) for run in range(config.timing.n_runs)]
+    stems = [run_stem(study, config, subject, run + 1) for run in range(config.schedule.n_runs)]
     return tuple(path for stem in stems for path in run_files(stem))
 
 
@@ -124,7 +124,7 @@ def _write_subject(
         stimuli.names("train"),
         stimuli.names("test"),
         config.stimuli.test_repeats,
-        timing.n_runs,
+        config.schedule.n_runs,
         on=timing.on,
         off=timing.off,
         lead_in=timing.lead_in,
@@ -139,7 +139,7 @@ def _write_subject(
             latent.loc[events["stim_file"]].to_numpy(),
             t_r=timing.t_r,
             n_volumes=math.ceil((last + timing.lead_out) / timing.t_r),
-            noise=config.simulation.noise,
+            noise=(1 / config.simulation.noise_ceiling - 1) ** 0.5,
             seed=derived_seed(config.seed, "noise", subject, run),
         )
         write_run(run_stem(study, config, subject, run), bold, events, sidecar)

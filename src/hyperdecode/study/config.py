@@ -1,177 +1,78 @@
-"""`study.toml`: what a study is, validated."""
+"""`study.toml`: presets, and reading and writing the file with messages and comments for people."""
 
 from __future__ import annotations
 
+import difflib
+import textwrap
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
+from hyperdecode.study.settings import Settings, StudyConfig
 
-__all__ = [
-    "BoldSettings",
-    "DecodingSettings",
-    "EvaluationSettings",
-    "SimulationSettings",
-    "StimulusSettings",
-    "StudyConfig",
-    "TimingSettings",
-    "preset",
-    "read_config",
-    "write_config",
-]
+__all__ = ["CONFIG_NAME", "PRESETS", "StudyConfig", "preset", "read_config", "write_config"]
 
 CONFIG_NAME = "study.toml"
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
-"""Value of a BIDS entity."""
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StimulusSettings(_Settings):
-    """Faces: how many, from which latents, at which size.
-
-    Attributes
-    ----------
-    n_train, n_test : int
-        Training faces (each shown once) and test faces.
-    test_repeats : int
-        How often each test face is shown.
-    truncation : float
-        Latents w are pulled towards the mean w by this factor (1 = not at all).
-    render : int
-        Side in pixels at which the generator makes the picture (an early exit is faster).
-    size : int
-        Side in pixels of the stimulus, area-averaged from `render`.
-    """
-
-    n_train: Annotated[int, Field(ge=20, le=100_000)] = 1050
-    n_test: Annotated[int, Field(ge=3, le=10_000)] = 36
-    test_repeats: Annotated[int, Field(ge=1, le=1000)] = 14
-    truncation: Annotated[float, Field(gt=0, le=1)] = 0.7
-    render: Annotated[int, Field(ge=16, le=4096)] = 1024
-    size: Annotated[int, Field(ge=16, le=1024)] = 224
-
-
-class TimingSettings(_Settings):
-    """Timing of the experiment, in seconds (paper: 1.5 s on, 3 s fixation, TR 1.5 s)."""
-
-    t_r: Annotated[float, Field(gt=0.1, le=10)] = 1.5
-    on: Annotated[float, Field(gt=0, le=60)] = 1.5
-    off: Annotated[float, Field(ge=0, le=60)] = 3.0
-    lead_in: Annotated[float, Field(ge=0, le=120)] = 6.0
-    lead_out: Annotated[float, Field(ge=0, le=120)] = 15.0
-    n_runs: Annotated[int, Field(ge=1, le=1000)] = 14
-
-
-class SimulationSettings(_Settings):
-    """Simulated subjects.
-
-    Attributes
-    ----------
-    noise : float
-        Standard deviation of the noise relative to the spread of a voxel's responses to different faces.
-    voxel_size : float
-        In mm.
-    """
-
-    noise: Annotated[float, Field(ge=0, le=1000)] = 3.0
-    voxel_size: Annotated[float, Field(ge=1, le=8)] = 4.0
-
-
-class BoldSettings(_Settings):
-    """From BOLD to z-maps.
-
-    Attributes
-    ----------
-    space : str
-        Where the BOLD lies, ``"mni"`` or ``"native"``: it is used as it is, realigned (and normalised) beforehand.
-    glm : str
-        One model a trial (``"lss"``) or all trials in one model (``"lsa"``).
-    high_pass : float
-        Cut-off of the cosine drift in Hz.
-    slice_time_ref : float
-        Where in the repetition time a volume counts as taken, 0 (start) to 1: 0.5 for BOLD without slice-time
-        correction, or corrected to the middle as fMRIPrep does.
-    n_voxels : int
-        Voxels of highest mean z over training trials that the decoder reads.
-    """
-
-    space: Literal["mni", "native"] = "mni"
-    glm: Literal["lss", "lsa"] = "lss"
-    high_pass: Annotated[float, Field(ge=0, le=0.1)] = 0.01
-    slice_time_ref: Annotated[float, Field(ge=0, le=1)] = 0.5
-    n_voxels: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
-
-
-class DecodingSettings(_Settings):
-    """From z-maps to latents.
-
-    Attributes
-    ----------
-    space : str
-        The latent space that is decoded.
-    n_folds : int
-        Folds of the cross-validation that chooses the penalty.
-    match_norm : bool
-        Draw pictures from predictions stretched to the length of training latents (scores of latents are of
-        the predictions as they are).
-    """
-
-    space: Literal["w", "z"] = "w"
-    n_folds: Annotated[int, Field(ge=2, le=50)] = 5
-    match_norm: bool = True
-
-
-class EvaluationSettings(_Settings):
-    """Inference."""
-
-    n_permutations: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
-
-
-def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(labels)) < len(labels):
-        raise ValueError("a subject is named twice")
-    return labels
-
-
-class StudyConfig(_Settings):
-    """Everything that defines a study."""
-
-    name: str = "hyperdecode study"
-    generator: str = "mobilestylegan-ffhq"
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    subjects: Annotated[tuple[Label, ...], Field(min_length=1), AfterValidator(_unique)] = ("01", "02")
-    task: Label = "faces"
-    stimuli: StimulusSettings = StimulusSettings()
-    timing: TimingSettings = TimingSettings()
-    simulation: SimulationSettings = SimulationSettings()
-    bold: BoldSettings = BoldSettings()
-    decoding: DecodingSettings = DecodingSettings()
-    evaluation: EvaluationSettings = EvaluationSettings()
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "quick": {
-        "stimuli": {"n_train": 384, "n_test": 16, "test_repeats": 6, "render": 256},
-        "timing": {"n_runs": 6},
-        "bold": {"n_voxels": 2048},
-    },
+HEADER = """\
+# A hyperdecode study. Every key stands here with its meaning and what it may be; a key that is left out keeps the value
+# of the paper (Dado et al. 2022). Next steps: hyperdecode stimuli, schedule, present or simulate, run.
+"""
+COMMENT_WIDTH = 116
+EXPECTED = {
+    "model_type": "a section of keys",
+    "string_pattern_mismatch": "letters and digits",
+    "string_too_short": "at least one character",
+    "too_short": "at least one",
 }
+"""What is wanted, where pydantic's own words would puzzle."""
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "paper": ("the published counts and timing, 1050 + 36 x 14 trials", {}),
+    "quick": (
+        "a third of the trials and pictures made at 256 px, for a first try",
+        {
+            "stimuli": {"n_train": 384, "n_test": 16, "test_repeats": 6, "render": 256},
+            "schedule": {"n_runs": 6},
+            "bold": {"n_voxels": 2048},
+        },
+    ),
+    "pggan": (
+        "the paper with its own generator, once imported by `hyperdecode weights import`: latents z, 1024 px",
+        {"generator": "pggan-celebahq", "decoding": {"space": "z"}},
+    ),
+    "whole-brain": (
+        "simulated subjects as raw as a scanner's: 2 mm whole brain, heads of their own, motion",
+        {"simulation": {"coverage": "whole", "voxel_size": 2.0, "head": "own", "motion": 0.15}},
+    ),
+}
+"""What each preset is for, and what it changes from the paper."""
 
 
 def preset(name: str, /, **changes: Any) -> StudyConfig:
-    """Return a preset: ``"paper"`` (the published counts and timing) or ``"quick"`` (a third of them)."""
+    """Return the study of a preset.
+
+    Parameters
+    ----------
+    name : str
+        One of `PRESETS`.
+    **changes
+        Top-level keys, set on top of the preset.
+
+    Raises
+    ------
+    UserError
+        When there is no such preset.
+    """
     if name not in PRESETS:
         raise UserError(f"no preset {name!r}: choose among {', '.join(PRESETS)}")
-    return StudyConfig.model_validate({**PRESETS[name], **changes})
+    return StudyConfig.model_validate({**PRESETS[name][1], **changes})
 
 
 def read_config(study: Path) -> StudyConfig:
@@ -180,7 +81,8 @@ def read_config(study: Path) -> StudyConfig:
     Raises
     ------
     UserError
-        When the folder or file is absent, is no TOML, or a key is unknown or out of range.
+        When the folder or file is absent, is no TOML, or a key is unknown or out of range; the message names key,
+        value and what is allowed.
     """
     path = study / CONFIG_NAME
     if not study.is_dir():
@@ -192,11 +94,86 @@ def read_config(study: Path) -> StudyConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable as TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {key} = {first['input']!r}: {first['msg'].lower()}; change that line") from None
+        raise UserError(f"{path}: {_complaint(error)}") from None
 
 
 def write_config(study: Path, config: StudyConfig) -> Path:
-    """Write `study.toml`."""
-    return write_text(study / CONFIG_NAME, tomli_w.dumps(config.model_dump()))
+    """Write `study.toml`, each key below a comment that says what it is and what it may be."""
+    return write_text(study / CONFIG_NAME, HEADER + "".join(_section(config, "")))
+
+
+def _section(settings: Settings, title: str) -> Iterator[str]:
+    if title:
+        yield f"\n# {_sentence(type(settings).__doc__ or '')}\n[{title}]\n"
+    sections = []
+    for key, info in type(settings).model_fields.items():
+        value = getattr(settings, key)
+        if isinstance(value, Settings):
+            sections.append((key, value))
+            continue
+        allowed = _allowed(info)
+        text = f"{_sentence(info.description or '')}{f' Allowed: {allowed}.' if allowed else ''}"
+        yield "\n" if not title else ""
+        yield textwrap.fill(text, COMMENT_WIDTH, initial_indent="# ", subsequent_indent="# ") + "\n"
+        yield _line(key, value)
+    for key, section in sections:
+        yield from _section(section, key)
+
+
+def _line(key: str, value: Any) -> str:
+    """One line of TOML; an array stays on it."""
+    if isinstance(value, tuple):
+        return f"{key} = [{', '.join(_line('_', item)[4:].strip() for item in value)}]\n"
+    return tomli_w.dumps({key: value})
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _allowed(info: FieldInfo) -> str:
+    """Say what a key may be: ``"20 to 100000"``, ``"one of lss, lsa"``; empty when anything goes."""
+    if get_origin(info.annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(info.annotation)))
+    if info.annotation is bool:
+        return "true or false"
+    bounds = {type(item).__name__: item for item in info.metadata}
+    low = f"{bounds['Ge'].ge:g}" if "Ge" in bounds else f"above {bounds['Gt'].gt:g}" if "Gt" in bounds else ""
+    high = bounds["Le"].le if "Le" in bounds else bounds["Lt"].lt - 1 if "Lt" in bounds else None
+    if low and high is not None:
+        return f"{low} to {high}"
+    if any(getattr(item, "pattern", None) for item in info.metadata):
+        return "letters and digits"
+    return ""
+
+
+def _complaint(error: ValidationError) -> str:
+    """One line on the first thing that is wrong: key, value, what is allowed."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    key = ".".join(where)
+    if first["type"] == "value_error":
+        reason = str(first["ctx"]["error"])
+        return reason if not where else f"{key} = {first['input']!r}: {reason}"
+    section, info = _field(where)
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(where[-1], section.model_fields, n=1)
+        place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "study.toml"
+        hint = f"did you mean {near[0]}?" if near else f"{place} knows {', '.join(section.model_fields)}"
+        return f"{key} = {first['input']!r}: no such key, {hint}"
+    reason = EXPECTED.get(first["type"], first["msg"].lower().removeprefix("input should be "))
+    allowed = _allowed(info) if info else ""
+    if allowed:
+        reason = f"{reason}, {allowed}" if first["type"].endswith("_type") else allowed
+    return f"{key} = {first['input']!r}: expected {reason}; change that line"
+
+
+def _field(where: list[str]) -> tuple[type[Settings], FieldInfo | None]:
+    """Section in which a key stands, and the key's description (None where it has none)."""
+    section: type[Settings] = StudyConfig
+    info: FieldInfo | None = None
+    for part in where:
+        info = section.model_fields.get(part, info)
+        if info is not None and isinstance(info.annotation, type) and issubclass(info.annotation, Settings):
+            section, info = info.annotation, None
+    return section, info

@@ -1,0 +1,210 @@
+"""The sections of `study.toml`: every key with its meaning, default and allowed range."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "BoldSettings",
+    "DecodingSettings",
+    "EvaluationSettings",
+    "Label",
+    "PresentationSettings",
+    "ScheduleSettings",
+    "Settings",
+    "SimulationSettings",
+    "StimulusSettings",
+    "StudyConfig",
+    "TimingSettings",
+    "ViewingSettings",
+]
+
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+"""Value of a BIDS entity."""
+
+
+class Settings(BaseModel):
+    """One section: unknown keys are refused, values keep their TOML type, nothing changes after reading."""
+
+    # The text under each key is its description: it becomes the comment above the key in a new study.toml.
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class StimulusSettings(Settings):
+    """Faces: how many, from which latents, at which size."""
+
+    n_train: Annotated[int, Field(ge=20, le=100_000)] = 1050
+    """Training faces; each is shown once."""
+    n_test: Annotated[int, Field(ge=3, le=10_000)] = 36
+    """Test faces."""
+    test_repeats: Annotated[int, Field(ge=1, le=1000)] = 14
+    """How often each test face is shown."""
+    truncation: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Latents w are pulled towards the mean w by this factor (1: not at all; a generator without w ignores it)."""
+    render: Annotated[int, Field(ge=16, le=4096)] = 1024
+    """Side in pixels at which the generator makes the picture (an early exit is faster)."""
+    crop: Annotated[float, Field(gt=0.1, le=1)] = 1.0
+    """Share of the picture's side that is kept, from its centre, before it is resized."""
+    size: Annotated[int, Field(ge=16, le=1024)] = 224
+    """Side in pixels of the stimulus, area-averaged from what was kept."""
+
+
+class ViewingSettings(Settings):
+    """What the participant's eye meets, in degrees of visual angle."""
+
+    picture_deg: Annotated[float, Field(gt=0, le=90)] = 15.0
+    """Side of the picture in degrees."""
+    target_deg: Annotated[float, Field(gt=0, le=10)] = 0.6
+    """Diameter of the fixation target (bull's eye with cross hair, Thaler et al. 2013) in degrees."""
+    pixels_per_deg: Annotated[float, Field(ge=2, le=500)] = 40.0
+    """Screen pixels a degree: pixels a centimetre x distance in cm x 2 tan(0.5 deg). Measure it at your screen."""
+    background: Annotated[int, Field(ge=0, le=255)] = 128
+    """Grey level around the picture and between pictures."""
+
+
+class TimingSettings(Settings):
+    """Timing of the experiment, in seconds (paper: 1.5 s on, 3 s fixation, TR 1.5 s)."""
+
+    t_r: Annotated[float, Field(gt=0.1, le=10)] = 1.5
+    """Repetition time."""
+    on: Annotated[float, Field(gt=0, le=60)] = 1.5
+    """How long a picture is shown."""
+    off: Annotated[float, Field(ge=0, le=60)] = 3.0
+    """Fixation after it."""
+    flash_hz: Annotated[float, Field(ge=0, le=30)] = 3.33
+    """Flashes a second while the picture is shown (0: it stands still)."""
+    flash_duty: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of each flash in which the picture is visible."""
+    lead_in: Annotated[float, Field(ge=0, le=120)] = 6.0
+    """Fixation before a run's first picture."""
+    lead_out: Annotated[float, Field(ge=0, le=120)] = 15.0
+    """Scanning after a run's last trial, so that its response is measured."""
+
+
+class ScheduleSettings(Settings):
+    """Which face comes when."""
+
+    n_runs: Annotated[int, Field(ge=1, le=1000)] = 14
+    """Runs; trials are dealt to them evenly."""
+    one_back: Annotated[float, Field(ge=0, le=0.3)] = 0.0
+    """Share of extra trials that repeat the face before, for the participant to press a key (0: no such task)."""
+
+
+class PresentationSettings(Settings):
+    """The screen and keyboard of `hyperdecode present`."""
+
+    trigger_key: Annotated[str, Field(min_length=1, max_length=20)] = "5"
+    """Key that the scanner sends with each volume; the first one starts the run."""
+    response_keys: Annotated[tuple[str, ...], Field(strict=False)] = ("1", "2", "3", "4")
+    """Keys of the participant that are written into the events."""
+    screen: Annotated[int, Field(ge=0, le=15)] = 0
+    """Number of the screen."""
+    fullscreen: bool = True
+    """Whether the whole screen is taken (a window is for the desk only)."""
+
+
+class SimulationSettings(Settings):
+    """Simulated subjects."""
+
+    coverage: Literal["ventral", "whole"] = "ventral"
+    """Field of view: occipital and ventral temporal cortex, or the whole brain."""
+    voxel_size: Annotated[float, Field(ge=1.5, le=10)] = 3.0
+    """Voxel size in mm."""
+    head: Literal["mni", "own"] = "mni"
+    """Each subject's head: the MNI template itself, or a smooth known warp of it (then normalise before decoding)."""
+    noise_ceiling: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of a single trial's variance that the face explains, median over voxels that see (1: no noise at all)."""
+    motion: Annotated[float, Field(ge=0, le=5)] = 0.0
+    """Head motion, mean framewise displacement in mm (above 0: realign before decoding)."""
+    null: bool = False
+    """Voxels respond, but to nothing about the face that was shown: a subject to test tests on."""
+
+
+class BoldSettings(Settings):
+    """From BOLD to z-maps."""
+
+    space: Literal["mni", "native"] = "mni"
+    """Where the BOLD lies: it is used as it is, realigned (and normalised) beforehand."""
+    glm: Literal["lss", "lsa"] = "lss"
+    """One model a trial (lss) or all trials in one model (lsa)."""
+    high_pass: Annotated[float, Field(ge=0, le=0.1)] = 0.01
+    """Cut-off of the cosine drift in Hz."""
+    slice_time_ref: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Where in the repetition time a volume counts as taken: 0.5 without slice-time correction, or as fMRIPrep does."""
+    n_voxels: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
+    """Voxels of highest mean z over training trials that the decoder reads."""
+
+
+class DecodingSettings(Settings):
+    """From z-maps to latents."""
+
+    space: Literal["w", "z"] = "w"
+    """Latent space that is decoded (a PGGAN has z alone)."""
+    n_folds: Annotated[int, Field(ge=2, le=50)] = 5
+    """Folds of the cross-validation, over training trials, that chooses the penalty."""
+    match_norm: bool = True
+    """Draw pictures from predictions stretched to the length of training latents (scores are of them as they are)."""
+
+
+class EvaluationSettings(Settings):
+    """Inference."""
+
+    n_permutations: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
+    """Permutations of the pairing of predictions and stimuli."""
+
+
+def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) < len(labels):
+        raise ValueError("a subject is named twice: name each once")
+    return labels
+
+
+class StudyConfig(Settings):
+    """Everything that defines a study."""
+
+    name: str = "hyperdecode study"
+    """Name of the data set."""
+    generator: str = "mobilestylegan-ffhq"
+    """Generator of the faces: the default one, or one imported by `hyperdecode weights import`."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Everything random comes from this seed: faces, order, simulated subjects, folds, permutations."""
+    subjects: Annotated[tuple[Label, ...], Field(min_length=1, strict=False), AfterValidator(_unique)] = ("01", "02")
+    """Participants, without the "sub-"."""
+    task: Label = "faces"
+    """BIDS label of the task."""
+    stimuli: StimulusSettings = StimulusSettings()
+    viewing: ViewingSettings = ViewingSettings()
+    timing: TimingSettings = TimingSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    presentation: PresentationSettings = PresentationSettings()
+    simulation: SimulationSettings = SimulationSettings()
+    bold: BoldSettings = BoldSettings()
+    decoding: DecodingSettings = DecodingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StudyConfig:
+        stimuli, timing, view = self.stimuli, self.timing, self.viewing
+        kept = int(stimuli.render * stimuli.crop)
+        if stimuli.size > kept:
+            raise ValueError(
+                f"stimuli.size = {stimuli.size} is more than the {kept} px that stimuli.render = {stimuli.render} and "
+                f"stimuli.crop = {stimuli.crop:g} leave: lower the size or raise one of them"
+            )
+        if timing.flash_hz and timing.flash_hz * timing.on < 1:
+            raise ValueError(
+                f"timing.flash_hz = {timing.flash_hz:g} makes no whole flash in timing.on = {timing.on:g} s: "
+                "raise one of them, or set flash_hz = 0"
+            )
+        if view.target_deg >= view.picture_deg:
+            raise ValueError(
+                f"viewing.target_deg = {view.target_deg:g} would hide the picture of {view.picture_deg:g} deg: lower it"
+            )
+        trials = stimuli.n_train + stimuli.n_test * stimuli.test_repeats
+        if trials < self.schedule.n_runs:
+            raise ValueError(f"{trials} trials cannot fill schedule.n_runs = {self.schedule.n_runs} runs: lower it")
+        return self
