@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hyperdecode.errors import UserError
-from hyperdecode.stimuli.pictures import resize, stimulus_pictures, to_uint8
+from hyperdecode.stimuli.pictures import crop_centre, resize, stimulus_pictures, to_uint8
 
 
 def test_levels():
@@ -47,3 +47,40 @@ def test_stimuli_are_the_resized_pictures_of_their_latents(tiny_generator):
 def test_stimuli_are_not_blown_up(tiny_generator):
     with pytest.raises(UserError, match="32 px cannot come from pictures of 16 px"):
         next(stimulus_pictures(tiny_generator, torch.zeros(1, 16), render=16, size=32))
+
+
+@pytest.mark.parametrize(
+    ("side", "share", "kept"),
+    [(8, 1.0, 8), (8, 0.5, 4), (8, 0.6, 6), (8, 0.75, 6), (9, 0.5, 5), (10, 0.8, 8), (1024, 0.9, 922), (5, 0.01, 1)],
+)
+def test_crops_keep_the_centre(side, share, kept):
+    picture = torch.arange(side * side, dtype=torch.float32).reshape(1, 1, side, side).expand(2, 3, side, side)
+    inner = crop_centre(picture, share)
+    assert inner.shape == (2, 3, kept, kept) and kept >= share * side - 1e-9
+    margin = (side - kept) // 2
+    assert side - kept == 2 * margin
+    assert inner[1, 2, 0, 0] == margin * side + margin
+    # The mean of these levels is the level of the middle: it stays where it is.
+    torch.testing.assert_close(inner.double().mean(), picture.double().mean())
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, float("nan")])
+def test_crops_that_are_none(share):
+    with pytest.raises(UserError, match="above 0 and at most at 1"):
+        crop_centre(torch.zeros(1, 3, 8, 8), share)
+
+
+def test_stimuli_are_cropped_before_they_are_resized(tiny_generator):
+    w = tiny_generator.to_w(tiny_generator.sample(3, 2))
+    made = np.stack(list(stimulus_pictures(tiny_generator, w, render=64, size=16, crop=0.5, batch=2)))
+    expected = resize(tiny_generator.images(w)[..., 16:48, 16:48], 16)
+    np.testing.assert_array_equal(made, to_uint8(expected))
+    whole = np.stack(list(stimulus_pictures(tiny_generator, w, render=64, size=16, crop=1.0)))
+    np.testing.assert_array_equal(whole, np.stack(list(stimulus_pictures(tiny_generator, w, render=64, size=16))))
+    assert (whole != made).any()
+
+
+def test_a_crop_that_leaves_too_little(tiny_generator):
+    with pytest.raises(UserError, match="33 px cannot come from pictures of 64 px of which a crop of 0.5 keeps 32"):
+        stimulus_pictures(tiny_generator, torch.zeros(1, 16), render=64, size=33, crop=0.5)
+    assert next(stimulus_pictures(tiny_generator, torch.zeros(1, 16), render=64, size=32, crop=0.5)).shape[0] == 32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 
-__all__ = ["resize", "stimulus_pictures", "to_uint8"]
+__all__ = ["crop_centre", "resize", "stimulus_pictures", "to_uint8"]
 
 
 def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
@@ -54,8 +55,41 @@ def resize(pictures: Tensor, size: int) -> Tensor:
     return F.interpolate(pictures, (size, size), mode="bilinear", align_corners=False, antialias=True)
 
 
+def crop_centre(pictures: Tensor, share: float) -> Tensor:
+    """Keep the middle of square pictures: the smallest centred square whose side is at least `share` of theirs.
+
+    As many pixels go on the left as on the right, ``floor(side (1 - share) / 2)``, so the middle stays the middle.
+
+    Parameters
+    ----------
+    pictures : Tensor, (n, channels, side, side)
+    share : float
+        Share of the side that is kept, above 0 and at most 1.
+
+    Returns
+    -------
+    Tensor, (n, channels, kept, kept)
+        A view.
+
+    Raises
+    ------
+    UserError
+        When `share` is out of range.
+    """
+    side = pictures.shape[-1]
+    margin = (side - _kept(side, share)) // 2
+    return pictures[..., margin : side - margin, margin : side - margin]
+
+
+def _kept(side: int, share: float) -> int:
+    """Side that a centred crop leaves of a picture's side."""
+    if not 0 < share <= 1:
+        raise UserError(f"the share of a picture that a crop keeps lies above 0 and at most at 1, got {share}")
+    return max(side - 2 * math.floor(side * (1 - share) / 2 + 1e-9), 1)
+
+
 def stimulus_pictures(
-    generator: Generator, w: Tensor, *, render: int, size: int, batch: int = 8
+    generator: Generator, w: Tensor, *, render: int, size: int, crop: float = 1.0, batch: int = 8
 ) -> Iterator[NDArray[np.uint8]]:
     """Make the stimuli of latents w one after the other.
 
@@ -66,7 +100,9 @@ def stimulus_pictures(
     render : int
         Side at which the generator makes the picture.
     size : int
-        Side of the stimulus; not larger than `render`.
+        Side of the stimulus; not larger than what the crop keeps of `render`.
+    crop : float
+        Share of the picture's side that is kept, from its centre, before it is resized.
     batch : int
         Pictures made at a time.
 
@@ -77,21 +113,23 @@ def stimulus_pictures(
     Raises
     ------
     UserError
-        When the generator does not make pictures of `render` px, or `size` exceeds `render`.
+        When the generator does not make pictures of `render` px, or `size` exceeds what the crop keeps of them.
     """
     if render not in generator.resolutions:
         raise UserError(
             f"stimuli.render = {render}, but {generator.name} makes pictures of {generator.resolutions} px: "
             "choose one of these"
         )
-    if size > render:
-        raise UserError(f"stimuli of {size} px cannot come from pictures of {render} px: raise stimuli.render")
-    return _stimulus_pictures(generator, w, render, size, batch)
+    kept = _kept(render, crop)
+    if size > kept:
+        left = f" of which a crop of {crop:g} keeps {kept}" if kept < render else ""
+        raise UserError(f"stimuli of {size} px cannot come from pictures of {render} px{left}: raise stimuli.render")
+    return _stimulus_pictures(generator, w, render, size, crop, batch)
 
 
 def _stimulus_pictures(
-    generator: Generator, w: Tensor, render: int, size: int, batch: int
+    generator: Generator, w: Tensor, render: int, size: int, crop: float, batch: int
 ) -> Iterator[NDArray[np.uint8]]:
     for start in range(0, len(w), batch):
         made = generator.images(w[start : start + batch], resolution=render)
-        yield from to_uint8(resize(made, size))
+        yield from to_uint8(resize(crop_centre(made, crop), size))
