@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit
 from sklearn.utils.validation import check_is_fitted
 
+from hyperdecode.decoding.checks import checked_matrix, checked_pair, refuse_constant
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.split import require_training
 
@@ -139,7 +140,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         DataWarning
             When the best penalty still stands at the edge of the extended grid.
         """
-        voxels, latents = _checked_pair(X, Y)
+        voxels, latents = checked_pair(X, Y)
         require_training(roles, len(voxels), "RidgeDecoder")
         alphas = _checked_alphas(self.alphas)
         folds = _folds(len(voxels), self.n_folds, groups, self.seed)
@@ -147,7 +148,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         self.n_features_in_ = voxels.shape[1]
         self.x_mean_ = voxels.mean(axis=0)
         spread = voxels.std(axis=0)
-        _refuse_constant(voxels, spread)
+        refuse_constant(voxels, spread)
         self.x_scale_ = spread if self.standardize else np.ones_like(spread)
         z = (voxels - self.x_mean_) / self.x_scale_
         kernel = z @ z.T
@@ -184,12 +185,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
             When the number of voxels differs from the training's, or a response is not finite.
         """
         check_is_fitted(self)
-        voxels = _checked_matrix(X, "responses")
-        if voxels.shape[1] != self.n_features_in_:
-            raise UserError(
-                f"the decoder was fitted on {self.n_features_in_} voxels and got {voxels.shape[1]}: "
-                "apply the mask that made the training responses"
-            )
+        voxels = checked_matrix(X, "responses", self.n_features_in_)
         predicted: Array = voxels @ self.coef_.T + self.intercept_
         return predicted
 
@@ -293,32 +289,3 @@ def _checked_alphas(alphas: Sequence[float] | Array) -> Array:
     if not values.size or not np.all(np.isfinite(values)) or values[0] <= 0:
         raise UserError(f"ridge penalties must be positive and finite, got {alphas!r}")
     return values
-
-
-def _checked_matrix(values: ArrayLike, what: str) -> Array:
-    matrix = np.asarray(values, dtype=np.float64)
-    if matrix.ndim != 2:
-        raise UserError(f"{what} must be a matrix with one trial a row, got an array of shape {matrix.shape}")
-    bad = int((~np.isfinite(matrix)).any(axis=0).sum())
-    if bad:
-        raise UserError(
-            f"{what}: {bad} of {matrix.shape[1]} columns hold NaN or infinite values: "
-            "drop those voxels from the mask (or those trials) before decoding"
-        )
-    return matrix
-
-
-def _checked_pair(X: ArrayLike, Y: ArrayLike) -> tuple[Array, Array]:
-    voxels, latents = _checked_matrix(X, "responses"), _checked_matrix(Y, "latents")
-    if len(voxels) != len(latents):
-        raise UserError(f"got {len(voxels)} trials of responses and {len(latents)} rows of latents: give one a trial")
-    return voxels, latents
-
-
-def _refuse_constant(voxels: Array, spread: Array) -> None:
-    magnitude = np.abs(voxels).max(axis=0, initial=0.0)
-    constant = int((spread <= 1e-12 * magnitude).sum())
-    if constant:
-        raise UserError(
-            f"{constant} of {voxels.shape[1]} voxels are constant over the training trials: drop them from the mask"
-        )
