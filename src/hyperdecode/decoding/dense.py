@@ -132,27 +132,29 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         inputs, targets = (torch.from_numpy(values.astype(np.float32))[order] for values in (z, y))
         n_batches = -(-len(z) // self.batch_size)
         batches = (torch.arange(n_batches * self.batch_size) % len(z)).view(n_batches, self.batch_size)
-        weights = (2 * torch.rand(y.shape[1], z.shape[1], generator=source) - 1) * INITIAL
-        weights.requires_grad_()
-        bias = torch.zeros(y.shape[1], requires_grad=True)
+        first = (2 * torch.rand(y.shape[1], z.shape[1], generator=source) - 1) * INITIAL
+        # Voxels x latents, with the gradient written out: on a CPU four times as fast as autograd on a `Linear`.
+        weights, bias = first.T.contiguous(), torch.zeros(y.shape[1])
+        weights.grad, bias.grad = torch.zeros_like(weights), torch.zeros_like(bias)
         adam = torch.optim.Adam([weights, bias], lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         losses = np.empty(self.n_epochs)
         for epoch in range(self.n_epochs):
             total = torch.zeros(())
             for batch in batches:
-                adam.zero_grad()
-                error = torch.nn.functional.linear(inputs[batch], weights, bias) - targets[batch]
-                loss = 0.5 * error.square().mean()
-                loss.backward()  # type: ignore[no-untyped-call]
+                shown = inputs[batch]
+                error = torch.addmm(bias, shown, weights) - targets[batch]
+                total += 0.5 * error.square().mean()
+                error /= error.numel()
+                torch.mm(shown.T, error, out=weights.grad)
+                torch.sum(error, 0, out=bias.grad)
                 adam.step()
-                total += loss.detach()
             losses[epoch] = float(total) / n_batches
             if self.progress:
                 self.progress(epoch + 1, self.n_epochs)
         if not np.isfinite(losses[-1]):
             raise UserError(f"the dense layer diverged at learning_rate = {self.learning_rate}: lower it")
         self.losses_ = losses
-        return weights.detach().double().numpy(), bias.detach().double().numpy()
+        return weights.T.double().numpy(), bias.double().numpy()
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """Decode latents from responses.
