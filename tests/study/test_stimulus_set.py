@@ -13,7 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file
 from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.stimulus_set import check_stimuli, make_stimuli, read_picture, read_stimuli
+from hyperdecode.study.stimulus_set import check_stimuli, make_stimuli, neighbour_checks, read_picture, read_stimuli
 
 
 def settings(seed=3, **stimuli):
@@ -119,6 +119,46 @@ def test_other_settings_are_refused_without_force(study, tiny_generator, make_ti
     assert len(made.manifest) == 25 and check_stimuli(read_stimuli(study), tiny_generator, n=25) == 0
 
 
+def test_crop_is_one_of_the_settings(study, tmp_path, tiny_generator):
+    with pytest.raises(UserError, match=r"crop = 1\.0, not 0\.5.*--force"):
+        make_stimuli(study, settings(crop=0.5), tiny_generator)
+    cropped = make_stimuli(tmp_path / "cropped", settings(crop=0.5), tiny_generator)
+    name = cropped.names("test")[1]
+    whole = tiny_generator.images(cropped.latents([name], "w"))
+    np.testing.assert_array_equal(cropped.pictures([name]), to_uint8(whole[..., 16:48, 16:48]))
+    assert check_stimuli(read_stimuli(tmp_path / "cropped"), tiny_generator, n=24) == 0
+
+
+def test_stimuli_from_before_there_was_a_crop(study, tiny_generator):
+    note = study / "stimuli" / "manifest.json"
+    old = json.loads(note.read_text())
+    assert old.pop("crop") == 1.0
+    note.write_text(json.dumps(old | {"test_repeats": 9}))
+    before = contents(study)
+    assert len(make_stimuli(study, settings(), tiny_generator).manifest) == 24
+    assert check_stimuli(read_stimuli(study), tiny_generator, n=3) == 0
+    with pytest.raises(UserError, match=r"crop = 1\.0, not 0\.6"):
+        make_stimuli(study, settings(crop=0.6), tiny_generator)
+    assert contents(study) == before
+
+
+def test_faces_do_not_depend_on_how_often_they_are_shown(study, tiny_generator):
+    before = contents(study)
+    make_stimuli(study, settings(test_repeats=5), tiny_generator)
+    assert contents(study) == before
+
+
+def test_neighbours_in_latents_and_pictures(study, tmp_path, tiny_generator):
+    checks = neighbour_checks(read_stimuli(study))
+    assert list(checks) == ["latents", "pictures"]
+    assert all(check.distance.shape == (4,) and check.train_distance.shape == (20,) for check in checks.values())
+    stimuli = read_stimuli(study)
+    shutil.copy(study / "stimuli" / stimuli.names("train")[11], study / "stimuli" / stimuli.names("test")[2])
+    found = neighbour_checks(stimuli)
+    assert found["pictures"].flagged.tolist() == [2] and found["pictures"].index[2] == 11
+    np.testing.assert_array_equal(found["latents"].distance, checks["latents"].distance)
+
+
 def test_pictures_of_unknown_origin_are_not_taken_over(study, tiny_generator):
     for name in ("manifest.json", "manifest.tsv", "latents.safetensors"):
         (study / "stimuli" / name).unlink()
@@ -143,8 +183,6 @@ def test_another_early_exit_makes_other_stimuli(tmp_path, make_tiny):
 def test_settings_that_cannot_be_made_leave_nothing_behind(tmp_path, tiny_generator):
     with pytest.raises(UserError, match=r"render = 300, .*\(8, 16, 64\) px"):
         make_stimuli(tmp_path, settings(render=300), tiny_generator)
-    with pytest.raises(UserError, match="48 px cannot come from pictures of 16 px"):
-        make_stimuli(tmp_path, settings(render=16, size=48), tiny_generator)
     assert not (tmp_path / "stimuli").exists()
     make_stimuli(tmp_path, settings(), tiny_generator)  # the mended study.toml is not held against the wrong one
 

@@ -21,15 +21,30 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, sha256_file, write_text
 from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.split import ROLES
+from hyperdecode.stimuli.duplicates import NeighbourCheck, nearest_neighbours, picture_vectors
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
 
-__all__ = ["StimulusSet", "check_stimuli", "make_stimuli", "read_picture", "read_stimuli"]
+__all__ = [
+    "FIXATION",
+    "SHEET",
+    "SHOWN",
+    "StimulusSet",
+    "check_stimuli",
+    "make_stimuli",
+    "neighbour_checks",
+    "read_picture",
+    "read_stimuli",
+]
 
 FOLDER = "stimuli"
 MANIFEST = "manifest.tsv"
 SETTINGS = "manifest.json"
 LATENTS = "latents.safetensors"
+SHOWN, FIXATION, SHEET = "shown", "fixation.png", "contact-sheet.jpg"
+"""What `study.shown` draws from the stimuli, which are clean and alone are hashed and decoded."""
+SINCE = {"crop": 1.0}
+"""Settings that older stimuli do not name, and what they were made with."""
 COLUMNS = ("stim_file", "role", "latent", "sha256", "latent_sha256")
 MAX_PIXELS = 4096 * 4096
 TOLERANCE = 2
@@ -128,7 +143,8 @@ def make_stimuli(
         "fingerprint": generator.fingerprint,
         "picture_fingerprint": generator.picture_fingerprint(wanted.render),
         "seed": config.seed,
-        **wanted.model_dump(),
+        # How often a face is shown does not change how it looks.
+        **wanted.model_dump(exclude={"test_repeats"}),
     }
     if _prepared(folder, settings, force):
         return read_stimuli(study)
@@ -139,7 +155,7 @@ def make_stimuli(
     names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
     names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
-    pictures = stimulus_pictures(generator, w[todo], render=wanted.render, size=wanted.size)
+    pictures = stimulus_pictures(generator, w[todo], render=wanted.render, size=wanted.size, crop=wanted.crop)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     for done, (i, picture) in enumerate(zip(todo, pictures, strict=True), start=1):
@@ -235,7 +251,8 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
     rows = np.random.default_rng(seed).permutation(len(stimuli.manifest))[:n]
     names = list(stimuli.manifest["stim_file"].iloc[rows])
     w = stimuli.latents(names, "w")
-    again = stimulus_pictures(generator, w, render=settings["render"], size=settings["size"])
+    crop = settings.get("crop", SINCE["crop"])
+    again = stimulus_pictures(generator, w, render=settings["render"], size=settings["size"], crop=crop)
     worst = 0
     for name, picture, shown in zip(names, again, stimuli.pictures(names), strict=True):
         difference = int(np.abs(picture.astype(int) - shown.astype(int)).max())
@@ -247,10 +264,30 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
     return worst
 
 
+def neighbour_checks(stimuli: StimulusSet) -> dict[str, NeighbourCheck]:
+    """Look for test faces that are near-duplicates of a training face, in latents and in pictures.
+
+    Returns
+    -------
+    dict of str to NeighbourCheck
+        ``"latents"``: in w, from which the pictures were made; ``"pictures"``: colours at 32 px.
+    """
+    test, train = stimuli.names("test"), stimuli.names("train")
+
+    def seen(names: list[str]) -> NDArray[np.float32]:
+        return picture_vectors(read_picture(stimuli.folder / name) for name in names)
+
+    return {
+        "latents": nearest_neighbours(stimuli.latents(test, "w").numpy(), stimuli.latents(train, "w").numpy()),
+        "pictures": nearest_neighbours(seen(test), seen(train)),
+    }
+
+
 def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     """Whether these very stimuli are complete already; refuse others, or delete them when forced."""
     if force:
-        for file in (*folder.glob("*.png"), folder / MANIFEST, folder / LATENTS):
+        drawn = (*(folder / SHOWN).glob("*.png"), folder / FIXATION, folder / SHEET)
+        for file in (*folder.glob("*.png"), *drawn, folder / MANIFEST, folder / LATENTS):
             file.unlink(missing_ok=True)
         return False
     if not (folder / SETTINGS).exists():
@@ -262,6 +299,7 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     except ValueError:
         content = None
     found = content if isinstance(content, dict) else {}
+    found = SINCE | found
     differing = [key for key, value in settings.items() if found.get(key) != value]
     if differing:
         raise UserError(
