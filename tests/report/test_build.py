@@ -12,7 +12,7 @@ from PIL import Image
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.summary import TABLE_COLUMNS, evaluate_latents, evaluate_pictures
-from hyperdecode.report.build import ReportData, SubjectReport, render_report, write_report
+from hyperdecode.report.build import Figure, ReportData, SubjectReport, render_report, write_report
 from hyperdecode.report.verdict import subject_verdict, verdict
 
 N = 6
@@ -213,3 +213,12 @@ def test_faces_that_do_not_fit_are_refused(data):
         replace(data, subjects=[replace(data.subjects[0], per_face=data.subjects[0].per_face[:5])])
     with pytest.raises(UserError, match="at least one subject"):
         replace(data, subjects=[])
+
+
+def test_figures_of_the_experiment(data):
+    assert 'id="experiment"' not in render_report(data)
+    png = b"\x89PNG of the schedule"
+    html = render_report(replace(data, figures=[Figure("Order & time", png, "Each tick <is> a trial.")]))
+    section = html[html.index('id="experiment"') : html.index('id="quality"')]
+    assert base64.b64encode(png).decode() in section
+    assert "Order &amp; time" in section and "Each tick &lt;is&gt; a trial." in section

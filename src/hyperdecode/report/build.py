@@ -23,9 +23,28 @@ from hyperdecode.files import write_text
 from hyperdecode.report.verdict import subject_verdict, verdict
 from hyperdecode.report.words import BLIND_WORDS, FACE_METRICS, METRICS, score_text
 
-__all__ = ["ReportData", "SubjectReport", "render_report", "write_report"]
+__all__ = ["Figure", "ReportData", "SubjectReport", "render_report", "write_report"]
 
 Pictures = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the section on the experiment.
+
+    Attributes
+    ----------
+    title : str
+        Heading.
+    png : bytes
+        The picture.
+    caption : str
+        What it shows, and what to conclude.
+    """
+
+    title: str
+    png: bytes
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +111,8 @@ class ReportData:
         Commands that make this report again.
     seed : int, optional
         The seed of the run.
+    figures : sequence of Figure
+        Pictures of the experiment: its schedule, how far test faces are from training faces.
 
     Raises
     ------
@@ -108,6 +129,7 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     commands: Sequence[str] = ()
     seed: int | None = None
+    figures: Sequence[Figure] = ()
 
     def __post_init__(self) -> None:
         if not self.subjects:
@@ -155,6 +177,7 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
         data=data,
         verdict=verdict(tables),
         subjects=[_subject_view(s) for s in data.subjects],
+        figures=[(figure, _data_uri(figure.png, "png")) for figure in data.figures],
         faces=_face_views(data, picture_size),
         face_metrics=_face_metric_names(data),
         metrics=METRICS,
