@@ -72,12 +72,12 @@ def fixation_target(
             f"a fixation target of {diameter:.1f} px does not fit into {height} x {width} px: lower viewing.target_deg"
         )
     radius, half = diameter / 2, DOT_SHARE * diameter / 2
-    rows, columns = (np.arange(n + 1) - n / 2 for n in (height, width))
+    rows, columns = (np.arange(n + 1, dtype=np.float64) - n / 2 for n in (height, width))
     narrow_rows, narrow_columns = (np.clip(edges, -half, half) for edges in (rows, columns))
     disc = _disc_area(rows, columns, radius)
     upright, level = _disc_area(rows, narrow_columns, radius), _disc_area(narrow_rows, columns, radius)
     middle = _disc_area(narrow_rows, narrow_columns, radius)
-    cross = upright + level - middle - _disc_area(rows, columns, half)
+    cross: FloatArray = upright + level - middle - _disc_area(rows, columns, half)
     colour = np.full(disc.shape, float(background))
     covered = disc > 0
     colour[covered] = INK + (background - INK) * np.clip(cross[covered] / disc[covered], 0, 1)
