@@ -3,7 +3,7 @@
     hyperdecode init STUDY && hyperdecode stimuli STUDY && hyperdecode simulate STUDY && hyperdecode run STUDY
     python benchmarks/calibration.py STUDY [--space w|z] [--epochs N] [--json]
 
-For each subject of an analysed study: the dense layer of the paper's notebook (Adam, 1500 epochs, 5 to 15 minutes on one
+For each subject of an analysed study: the dense layer of the paper's notebook (Adam, 1500 epochs, some minutes on one
 core) and ridge regression, fitted on the training trials' z-maps of the masked voxels and judged on the averaged test
 trials. Latents are on the generator's own scale (each dimension of unit variance), so that lsim compares with the
 paper's, whose latents are N(0, I). Attribute scores are those of the shipped normals; r is Pearson's over test faces,
