@@ -148,6 +148,26 @@ def test_a_killed_run_goes_on(study, tmp_path, monkeypatch, run):
     }
 
 
+def test_a_forced_plan_that_was_killed_is_no_plan(study, monkeypatch):
+    """Tables of two plans side by side must never pass for one."""
+    real = planned.atomic_path
+
+    def kill(path):
+        if path.name.endswith("run-02_events.tsv"):
+            raise KeyboardInterrupt
+        return real(path)
+
+    before = contents(study)
+    with monkeypatch.context() as patch:
+        patch.setattr(planned, "atomic_path", kill)
+        with pytest.raises(KeyboardInterrupt):
+            write_plan(study, settings(), STIMULI, "01", 6, force=True)
+    with pytest.raises(UserError, match="no plan for run 2"):
+        read_plan(study, settings(), "01", 2)
+    write_plan(study, settings(), STIMULI, "01", 5)
+    assert contents(study) == before
+
+
 def test_a_lost_run_is_planned_again(study):
     before = contents(study)
     plan_path(study, settings(), "01", 2).unlink()
