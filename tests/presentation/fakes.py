@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperdecode.presentation.frames import Refresh, refresh_of
+from hyperdecode.presentation.pictures import Viewing
 from hyperdecode.presentation.screen import KeyPress
-
-DRAWING = 0.002
 
 
 @dataclass
@@ -20,6 +25,7 @@ class FakeScreen:
     keys: Sequence[KeyPress] = ()
     late: dict[int, int] = field(default_factory=dict)
     time: float = 0.0
+    drawing: float = 0.002
     seen: list[tuple[float, int | None]] = field(default_factory=list)
     drawn: int | None = None
 
@@ -34,7 +40,7 @@ class FakeScreen:
         self.time += seconds
 
     def draw(self, picture: int | None) -> None:
-        self.time += DRAWING
+        self.time += self.drawing
         self.drawn = picture
 
     def flip(self) -> float:
@@ -59,3 +65,39 @@ class FakeScreen:
             else:
                 stretches.append((start, end, picture))
         return stretches
+
+
+class FakeSdl(FakeScreen):
+    """The rest of `SdlScreen`: `script` gives keys by seconds after the last message."""
+
+    paced = False
+
+    def __init__(self, script: Sequence[tuple[str, float]] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.script = script
+        self.messages: list[list[str]] = []
+        self.prepared: list[NDArray[np.uint8]] = []
+        self.asked: dict[str, Any] = {}
+
+    @contextmanager
+    def open(self, view: Viewing, **asked: Any) -> Iterator[FakeSdl]:
+        """Stand in for `open_screen`."""
+        self.asked = {"view": view, **asked}
+        yield self
+
+    def describe(self) -> dict[str, Any]:
+        return {"driver": "fake", "size": [800, 600], "driver_rate_hz": 60, "keyboard_lost": 0}
+
+    def measure(self, n: int = 60) -> Refresh:
+        return refresh_of([self.flip() for _ in range(n)])
+
+    def prepare(self, pictures: Iterable[NDArray[np.uint8]]) -> None:
+        self.prepared = list(pictures)
+
+    def message(self, lines: Sequence[str]) -> None:
+        self.messages.append(list(lines))
+        self.keys = [KeyPress(name, self.time + after) for name, after in self.script]
+        self._read = 0
+
+    def clear(self) -> None:
+        self.seen.clear()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from hyperdecode.presentation.frames import plan_frames
-from hyperdecode.presentation.loop import show_run, wait_for_trigger
+from hyperdecode.presentation.loop import listening_share, show_run, wait_for_trigger
 from hyperdecode.presentation.record import Keys, events_table, onset_errors, triggers
 from hyperdecode.presentation.screen import KeyPress, SimulatedScanner
 from tests.presentation.fakes import FakeScreen
@@ -214,3 +214,12 @@ def test_the_events_are_bids():
     assert lines[1].split("\t")[2:] == ["test", "a.png", "0.5", "0", "n/a", "n/a"]
     assert lines[2].split("\t")[6] == "2" and float(lines[2].split("\t")[7]) == pytest.approx(0.25, abs=PERIOD)
     assert list(events_table(planned, ())) == list(events) and onset_errors(ONSETS, ()).n == 0
+
+
+@pytest.mark.parametrize(("drawing", "share"), [(0.002, 0.5), (0.007, 0.5), (0.010, 0.25), (0.015, 0.0), (0.030, 0.0)])
+def test_a_slow_computer_listens_less_and_misses_no_frame(drawing, share):
+    screen = FakeScreen(drawing=drawing)
+    assert listening_share(screen, PERIOD) == share
+    run = show(FakeScreen(drawing=drawing), listen=share)
+    assert (run.dropped == 0) == (drawing < PERIOD) and run.whole
+    assert np.abs(onsets_of(run) - ONSETS).max() < (0.51 if drawing < PERIOD else 2.01) * PERIOD

@@ -10,14 +10,46 @@ from hyperdecode.presentation.frames import FramePlan, missed
 from hyperdecode.presentation.record import Keys, Presented, Shown
 from hyperdecode.presentation.screen import ESCAPE, KeyPress, Screen
 
-__all__ = ["show_run", "wait_for_trigger"]
+__all__ = ["listening_share", "show_run", "wait_for_trigger"]
 
 TrialsDone = Callable[[tuple[Shown, ...]], None]
 
-LISTEN = 0.5
-"""Share of a frame in which keys are listened to; the rest is left for drawing before the flip."""
+LISTEN = (0.5, 0.25, 0.0)
+"""Shares of a frame in which keys may be listened to, the rest being left for drawing; 0: one look a frame."""
+TRIALS = 20
+"""Frames for which a share is tried; it is too long when more than one of them is missed."""
 NAP = 0.001
 """Seconds between two looks at the keyboard."""
+
+
+def listening_share(screen: Screen, period: float) -> float:
+    """Find how long keys can be listened to in each frame without missing the flip that follows.
+
+    A key that goes down while the screen draws and flips is timed after the flip: late by what is left of the frame.
+
+    Parameters
+    ----------
+    screen : Screen
+        It shows the fixation target meanwhile.
+    period : float
+        Seconds a frame.
+
+    Returns
+    -------
+    float
+        The largest of `LISTEN` that is fast enough on this computer; 0 also when none is.
+    """
+    for share in LISTEN:
+        last, lost = screen.flip(), 0
+        for _ in range(TRIALS):
+            while screen.now() < last + share * period:
+                screen.wait(NAP)
+            screen.draw(None)
+            flipped = screen.flip()
+            last, lost = flipped, lost + missed(flipped - last, period)
+        if lost <= 1:
+            return share
+    return 0.0
 
 
 def wait_for_trigger(screen: Screen, keys: Keys) -> float | None:
@@ -45,7 +77,13 @@ def wait_for_trigger(screen: Screen, keys: Keys) -> float | None:
 
 
 def show_run(
-    screen: Screen, plan: FramePlan, keys: Keys, trigger: float, *, after_trial: TrialsDone | None = None
+    screen: Screen,
+    plan: FramePlan,
+    keys: Keys,
+    trigger: float,
+    *,
+    listen: float = LISTEN[0],
+    after_trial: TrialsDone | None = None,
 ) -> Presented:
     """Show a run from its trigger to its end, or until Escape is pressed.
 
@@ -57,6 +95,8 @@ def show_run(
     keys : Keys
     trigger : float
         Time of the first trigger on the clock of the screen: time 0 of the run.
+    listen : float
+        Share of each frame in which keys are listened to (`listening_share`).
     after_trial : callable, optional
         Called with all trials so far, right after the flip that ends a trial; it must return fast.
 
@@ -65,7 +105,7 @@ def show_run(
     Presented
         Also when the run was broken off, by Escape or an interrupt: then with what was shown until then.
     """
-    run = _Run(screen, plan, keys, trigger, after_trial)
+    run = _Run(screen, plan, keys, trigger, listen, after_trial)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -88,6 +128,7 @@ class _Run:
     plan: FramePlan
     keys: Keys
     trigger: float
+    listen: float
     after_trial: TrialsDone | None
 
     def __post_init__(self) -> None:
@@ -107,7 +148,7 @@ class _Run:
         return shown and self.last - self.trigger >= self.plan.end - self.plan.period / 2
 
     def next_frame(self) -> None:
-        """Listen to the keys for half a frame, then draw what the coming flip shows."""
+        """Listen to the keys for a part of the frame, then draw what the coming flip shows."""
         self._listen()
         if self.broken_off:
             return
@@ -167,7 +208,7 @@ class _Run:
         self.trials[-1] = replace(self.trials[-1], **values)  # type: ignore[arg-type]
 
     def _listen(self) -> None:
-        until = self.last + LISTEN * self.plan.period
+        until = self.last + self.listen * self.plan.period
         while True:
             for press in self.screen.poll():
                 self._heard(press)

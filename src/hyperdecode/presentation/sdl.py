@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["SdlScreen", "open_screen"]
 
 WARM_UP = 10
+BUFFERS = 3
+"""Flips after which every buffer of the driver shows what was drawn."""
 FREE_RUNNING = 1.2
 """A driver whose flips come this much faster than the display refreshes does not wait for it."""
 FASTEST_KNOWN = 500.0
@@ -32,6 +34,7 @@ FASTEST_KNOWN = 500.0
 DEFAULT_RATE = 60.0
 SPIN = 0.002
 """Last seconds of a wait that are spent looking at the clock: sleep is not more exact than that."""
+NO_CARD = "no fast renderer"
 MARGIN = 0.9
 """Share of the desktop that a window may take."""
 ENVIRONMENT = {
@@ -87,7 +90,7 @@ class SdlScreen:
     def __init__(self, pg: ModuleType, view: Viewing, screen: int, fullscreen: bool, keys: Sequence[str]) -> None:
         self._pg, self._view = pg, view
         self._keys = _codes(pg, keys)
-        self._surface = _window(pg, view, screen, fullscreen)
+        self._surface, self._accelerated = _window(pg, view, screen, fullscreen)
         self._fullscreen = fullscreen
         self._corner = tuple((whole - view.side) // 2 for whole in self._surface.get_size())
         self._blank = self._prepared(blank(view))
@@ -108,7 +111,7 @@ class SdlScreen:
             "driver": pg.display.get_driver(),
             "size": list(self._surface.get_size()),
             "fullscreen": self._fullscreen,
-            "driver_vsync": bool(pg.display.is_vsync()),
+            "accelerated": self._accelerated,
             "driver_rate_hz": int(pg.display.get_current_refresh_rate()),
             "paced_by_program": self.paced,
             "keyboard_lost": self._focus_lost,
@@ -127,7 +130,8 @@ class SdlScreen:
         stated = float(self._pg.display.get_current_refresh_rate())
         flips = self._flips(n)
         period = float(np.median(np.diff(flips)))
-        if not self.paced and 1 / max(period, 1e-9) > (FREE_RUNNING * stated if stated else FASTEST_KNOWN):
+        free = 1 / max(period, 1e-9) > (FREE_RUNNING * stated if stated else FASTEST_KNOWN)
+        if not self.paced and (free or not self._accelerated):
             self._pace = 1 / (stated or DEFAULT_RATE)
             flips = self._flips(n)
         return refresh_of(flips)
@@ -147,7 +151,11 @@ class SdlScreen:
         for k, line in enumerate(lines):
             text = font.render(line, True, (level,) * 3)
             surface.blit(text, ((surface.get_width() - text.get_width()) // 2, top + k * 2 * size))
-        self._flips(3)
+        for _ in range(BUFFERS):
+            self.flip()
+        # Triggers of an earlier scan are no start of this run, and opening a window shuffles the focus.
+        self.poll()
+        self._focus_lost = 0
 
     def clear(self) -> None:
         """Draw the background and the fixation target over whatever was there."""
@@ -236,7 +244,8 @@ def _start(pg: ModuleType) -> None:
         raise UserError(f"no display (SDL found its driver {driver!r} only): {no_display}")
 
 
-def _window(pg: ModuleType, view: Viewing, screen: int, fullscreen: bool) -> pygame.Surface:
+def _window(pg: ModuleType, view: Viewing, screen: int, fullscreen: bool) -> tuple[pygame.Surface, bool]:
+    """Open the window; the second value is False where SDL has no graphics card and would only feign to wait for it."""
     desktops = pg.display.get_desktop_sizes()
     if not 0 <= screen < len(desktops):
         raise UserError(
@@ -250,16 +259,23 @@ def _window(pg: ModuleType, view: Viewing, screen: int, fullscreen: bool) -> pyg
             "viewing.pixels_per_deg at your screen"
         )
     # SDL gives vertical sync to scaled windows alone; the size is the desktop's own, so nothing is scaled.
-    flags = pg.SCALED | pg.FULLSCREEN if fullscreen else 0
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="no fast renderer")
+    flags = pg.SCALED | (pg.FULLSCREEN if fullscreen else 0)
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
         try:
             surface: pygame.Surface = pg.display.set_mode(size, flags, display=screen, vsync=1)
         except pg.error:
             surface = pg.display.set_mode(size, flags, display=screen)
+    accelerated = not any(NO_CARD in str(complaint.message) for complaint in complaints)
+    if not accelerated:
+        pg.display.quit()
+        pg.display.init()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            surface = pg.display.set_mode(size, flags, display=screen)
     pg.display.set_caption("hyperdecode present")
     pg.mouse.set_visible(not fullscreen)
-    return surface
+    return surface, accelerated
 
 
 def _codes(pg: ModuleType, names: Sequence[str]) -> dict[tuple[str, int], str]:
@@ -273,9 +289,10 @@ def _codes(pg: ModuleType, names: Sequence[str]) -> dict[tuple[str, int], str]:
                 f"no key is called {name!r}: give the name on it, as 5, t, space, return or left (study.toml, "
                 "[presentation])"
             ) from None
-        if codes.setdefault(("key", code), name) != name:
-            raise UserError(f"two keys of [presentation] are both {name!r}, or one is Escape: give each its own")
+        if ("key", code) in codes:
+            raise UserError(f"[presentation] gives the key {name!r} two uses, or it is Escape: give each use its own")
+        codes["key", code] = name
         if len(name) == 1 and name.isdigit():
-            codes[("key", getattr(pg, f"K_KP{name}"))] = name
-            codes[("scancode", getattr(pg, f"KSCAN_{name}"))] = name
+            codes["key", getattr(pg, f"K_KP{name}")] = name
+            codes["scancode", getattr(pg, f"KSCAN_{name}")] = name
     return codes
