@@ -13,7 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file
 from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.stimulus_set import check_stimuli, make_stimuli, neighbour_checks, read_picture, read_stimuli
+from hyperdecode.study.stimulus_set import check_stimuli, make_stimuli, read_picture, read_stimuli
 
 
 def settings(seed=3, **stimuli):
@@ -146,17 +146,6 @@ def test_faces_do_not_depend_on_how_often_they_are_shown(study, tiny_generator):
     before = contents(study)
     make_stimuli(study, settings(test_repeats=5), tiny_generator)
     assert contents(study) == before
-
-
-def test_neighbours_in_latents_and_pictures(study, tmp_path, tiny_generator):
-    checks = neighbour_checks(read_stimuli(study))
-    assert list(checks) == ["latents", "pictures"]
-    assert all(check.distance.shape == (4,) and check.train_distance.shape == (20,) for check in checks.values())
-    stimuli = read_stimuli(study)
-    shutil.copy(study / "stimuli" / stimuli.names("train")[11], study / "stimuli" / stimuli.names("test")[2])
-    found = neighbour_checks(stimuli)
-    assert found["pictures"].flagged.tolist() == [2] and found["pictures"].index[2] == 11
-    np.testing.assert_array_equal(found["latents"].distance, checks["latents"].distance)
 
 
 def test_pictures_of_unknown_origin_are_not_taken_over(study, tiny_generator):

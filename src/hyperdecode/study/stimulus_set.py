@@ -21,7 +21,6 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, sha256_file, write_text
 from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.split import ROLES
-from hyperdecode.stimuli.duplicates import NeighbourCheck, nearest_neighbours, picture_vectors
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
 
@@ -32,7 +31,6 @@ __all__ = [
     "StimulusSet",
     "check_stimuli",
     "make_stimuli",
-    "neighbour_checks",
     "read_picture",
     "read_stimuli",
 ]
@@ -262,25 +260,6 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
             )
         worst = max(worst, difference)
     return worst
-
-
-def neighbour_checks(stimuli: StimulusSet) -> dict[str, NeighbourCheck]:
-    """Look for test faces that are near-duplicates of a training face, in latents and in pictures.
-
-    Returns
-    -------
-    dict of str to NeighbourCheck
-        ``"latents"``: in w, from which the pictures were made; ``"pictures"``: colours at 32 px.
-    """
-    test, train = stimuli.names("test"), stimuli.names("train")
-
-    def seen(names: list[str]) -> NDArray[np.float32]:
-        return picture_vectors(read_picture(stimuli.folder / name) for name in names)
-
-    return {
-        "latents": nearest_neighbours(stimuli.latents(test, "w").numpy(), stimuli.latents(train, "w").numpy()),
-        "pictures": nearest_neighbours(seen(test), seen(train)),
-    }
 
 
 def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
