@@ -96,7 +96,8 @@ class FakeSdl(FakeScreen):
 
     def message(self, lines: Sequence[str]) -> None:
         self.messages.append(list(lines))
-        self.keys = [KeyPress(name, self.time + after) for name, after in self.script]
+        presses = [KeyPress(name, self.time + after) for name, after in self.script]
+        self.keys = sorted(presses, key=lambda press: press.time)
         self._read = 0
 
     def clear(self) -> None:

@@ -232,18 +232,17 @@ def _show(job: _Job, screen: SdlScreen, plan: FramePlan, log: dict[str, Any], sa
     keys = _keys(job.config)
     watched: Screen = SimulatedScanner(screen, keys.trigger, job.t_r) if job.simulated else screen
     _announce(job, screen, plan, log["warnings"], say)
-    trigger = wait_for_trigger(watched, keys)
-    shown, kept = NOTHING, None
-    if trigger is not None:
-        screen.clear()
-        log["started"] = datetime.now(UTC).isoformat(timespec="milliseconds")
-        with RunSaver(job.files, job.planned, log) as saver:
+    shown = NOTHING
+    with RunSaver(job.files, job.planned, log) as saver:
+        trigger = wait_for_trigger(watched, keys)
+        if trigger is not None:
+            log["started"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+            screen.clear()
             shown = show_run(watched, plan, keys, trigger, listen=log["listening_share"], after_trial=saver.save)
-            if shown.trials:
-                saver.finish(shown.trials, _ending(job, shown, screen))
-        kept = saver.kept
-        if job.speed == 1 and shown.trials:
-            _write_dataset(job)
+        if shown.trials:
+            saver.finish(shown.trials, _ending(job, shown, screen))
+    if job.speed == 1 and shown.trials:
+        _write_dataset(job)
     return Session(
         subject=job.subject,
         run=job.run,
@@ -251,7 +250,7 @@ def _show(job: _Job, screen: SdlScreen, plan: FramePlan, log: dict[str, Any], sa
         planned=len(job.planned),
         end=plan.end,
         files=job.files,
-        kept=kept,
+        kept=saver.kept,
         errors=onset_errors(list(job.planned["onset"]), shown.trials),
         triggers=triggers(shown, job.t_r),
         keyboard_lost=int(screen.describe()["keyboard_lost"]),

@@ -55,7 +55,8 @@ def listening_share(screen: Screen, period: float) -> float:
 def wait_for_trigger(screen: Screen, keys: Keys) -> float | None:
     """Wait for the scanner's first trigger.
 
-    Nothing is flipped meanwhile, so that the time of the key is good to about a millisecond.
+    Nothing is flipped meanwhile, so that the time of the key is good to about a millisecond. Garbage is collected
+    before the wait: it can take a tenth of a second, and nothing may after the trigger.
 
     Parameters
     ----------
@@ -67,6 +68,7 @@ def wait_for_trigger(screen: Screen, keys: Keys) -> float | None:
     float or None
         Time of the trigger on the clock of the screen; None when Escape was pressed.
     """
+    gc.collect()
     while True:
         for press in screen.poll():
             if press.name == ESCAPE:
@@ -107,7 +109,6 @@ def show_run(
     """
     run = _Run(screen, plan, keys, trigger, listen, after_trial)
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         while not run.over:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ __all__ = [
     "triggers",
 ]
 
+LAST = 0.25
+"""A trigger due in the last quarter of a repetition time before the run's end may come too late to be heard."""
 COLUMNS = (
     "onset",
     "duration",
@@ -205,7 +208,7 @@ def triggers(run: Presented, t_r: float) -> Triggers:
     intervals = np.diff([*run.triggers, run.ended])
     return Triggers(
         received=len(run.triggers),
-        expected=int(run.ended // t_r) + 1,
+        expected=max(1, math.ceil(run.ended / t_r - LAST)),
         gaps=int((intervals > 1.5 * t_r).sum()),
         last=run.triggers[-1] if run.triggers else 0.0,
     )
