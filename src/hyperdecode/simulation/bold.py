@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
 
 from hyperdecode.errors import UserError
 from hyperdecode.simulation.hrf import delayed_response, volume_times
@@ -120,7 +119,7 @@ def simulate_run(
     moved = np.zeros((n_volumes, 6)) if motion is None else np.asarray(motion, np.float64)
     centre = head_centre(subject.head)
     matrices = rigid_matrices(moved, centre) if moved.any() else None
-    inside = _inside(subject, matrices)
+    inside = _inside(subject)
     drawn = None if noise is None else _Noise(subject, noise, inside, times, settings or NoiseSettings(), seed)
     maker = _Maker(subject.head, _Signal(subject, events, wanted, times), drawn, inside, matrices)
     return SimulatedRun(subject.head.affine, subject.head.epi.shape, n_volumes, moved, centre, chunk, maker)
@@ -312,7 +311,7 @@ class _Maker:
     ) -> None:
         self.epi = np.ascontiguousarray(head.epi, np.float32)
         self.signal, self.noise, self.inside, self.matrices = signal, noise, inside, matrices
-        self.mover = Mover(head.affine, head.epi.shape, inside)
+        self.mover = Mover(head.affine, head.epi.shape)
 
     def volume(self, volume: int, state: Volume | None) -> NDArray[np.int16]:
         """Make one volume, (x, y, z)."""
@@ -323,22 +322,15 @@ class _Maker:
         change += 1
         flat = self.epi.ravel() * change
         if self.matrices is not None:
-            flat[self.inside] = self.mover.move(flat.reshape(self.epi.shape), self.matrices[volume])
+            flat = self.mover.move(flat.reshape(self.epi.shape), self.matrices[volume]).ravel()
         if self.noise is not None:
             self.noise.add(flat, volume, state)
         np.rint(flat, out=flat)
         return np.clip(flat, 0, 32767, out=flat).astype(np.int16).reshape(self.epi.shape)
 
 
-def _inside(subject: SimulatedSubject, matrices: FloatArray | None) -> NDArray[np.intp]:
-    """Flat indices of the head's voxels, and of those that it moves into."""
-    head = subject.head
-    mask = head.epi > FAINT * np.percentile(head.epi, 99)
+def _inside(subject: SimulatedSubject) -> NDArray[np.intp]:
+    """Flat indices of the head's voxels."""
+    mask = subject.head.epi > FAINT * np.percentile(subject.head.epi, 99)
     mask.ravel()[subject.voxels] = True
-    if matrices is not None:
-        corners = np.stack(np.meshgrid(*[(0.0, n - 1.0) for n in mask.shape], indexing="ij"), -1).reshape(-1, 3)
-        mm = corners @ head.affine[:3, :3].T + head.affine[:3, 3]
-        gone = np.einsum("kij,pj->kpi", matrices[:, :3, :3], mm) + matrices[:, None, :3, 3] - mm
-        size = np.linalg.norm(head.affine[:3, :3], axis=0).min()
-        mask = binary_dilation(mask, iterations=1 + int(np.ceil(np.linalg.norm(gone, axis=-1).max() / size)))
     return np.flatnonzero(mask)

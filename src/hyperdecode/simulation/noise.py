@@ -113,7 +113,7 @@ def wave_phase(wave: Wave, times: FloatArray, seed: int) -> FloatArray:
     return np.asarray(2 * np.pi * (rng.random() + np.interp(times, fine, phase)))
 
 
-def _wave_correlation(lags: FloatArray) -> FloatArray:
+def physiology_correlation(lags: FloatArray) -> FloatArray:
     """Autocorrelation of the physiological noise at lags in seconds.
 
     ``sum_h s_h cos(2 pi h f t) exp(-(2 pi h sd T)^2 (t/T - 1 + exp(-t/T)))``: the phase of a wave is Gaussian about
@@ -243,7 +243,7 @@ def noise_sd(
         for correlation in (
             settings.ar1 ** np.arange(n_volumes),
             np.eye(1, n_volumes)[0],
-            _wave_correlation(lags),
+            physiology_correlation(lags),
         )
     )
     still = 1.0 - settings.physio
