@@ -82,10 +82,14 @@ def test_escape(study, program, monkeypatch):
     assert len(pd.read_csv(study / "sub-01/func/sub-01_task-faces_run-03_events.tsv", sep="\t")) == 2
 
 
-def test_the_display_is_measured(study, program):
+def test_the_display_is_measured(study, program, monkeypatch):
+    from hyperdecode.presentation.sdl import SdlScreen
+
+    measure, asked = SdlScreen.measure, []
+    monkeypatch.setattr(SdlScreen, "measure", lambda screen, n: asked.append(n) or measure(screen, 30))
     code, out, _ = program(study, "--check")
     assert (code == 0 and "Refresh: 60." in out) or "Refresh: 59." in out
-    assert "picture 300 px" in out and "Flips do not wait for this display" in out
+    assert asked == [300] and "picture 300 px" in out and "Flips do not wait for this display" in out
 
 
 @pytest.mark.parametrize(

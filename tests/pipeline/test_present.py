@@ -195,6 +195,11 @@ def test_faster_rehearsals_lie_apart(study, show):
     assert session.files.events.parent == study / "sourcedata/presentation/rehearsal/sub-01"
     assert events_of(study, 1) is None and session.next == 1 and not (study / "dataset_description.json").exists()
     log = json.loads(session.files.log.read_text())
+    (screen,) = show.screens
+    still = [end - start for start, end, picture in screen.visible() if picture is not None]
+    np.testing.assert_allclose(still, [0.3] * 8, atol=1e-9)
+    assert log["triggers"]["gaps"] == 0
+    assert log["triggers"]["received"] == 18 and len(log["trigger_times"]) == 18
     assert log["speed"] == 2 and log["real_data"] is False and log["ended"] == pytest.approx(END / 2, abs=0.02)
     with pytest.raises(UserError, match="is for rehearsals: give --simulate-trigger too"):
         show(speed=2.0)
@@ -212,6 +217,24 @@ def test_events_of_others_are_not_replaced(study, show):
         show(1)
     session = show(1, force=True)
     assert session.kept.name.endswith("foreign-1_events.tsv") and session.kept.read_text() == "onset\tduration\n1\t2\n"
+
+
+def test_a_full_disk_for_a_while_loses_nothing(study, show, monkeypatch):
+    from hyperdecode.pipeline import presented
+
+    show(keys=[("escape", 4.0)])
+    inner, failed = presented.write_text, []
+
+    def write(path, text):
+        if len(failed) < 3:
+            failed.append(path)
+            raise OSError(28, "No space left on device")
+        return inner(path, text)
+
+    monkeypatch.setattr(presented, "write_text", write)
+    session = show()
+    assert len(failed) == 3 and len(events_of(study, 1)) == 8 and log_of(study, 1)["outcome"] == "complete"
+    assert session.kept is not None and session.kept.exists()
 
 
 def test_a_scanner_that_fell_silent_is_reported(study, show):

@@ -82,6 +82,17 @@ def test_a_late_flip_is_counted_and_the_next_trial_is_on_time():
     np.testing.assert_allclose([t.duration for t in run.trials], ON, atol=1e-9)
 
 
+def test_the_first_flip_after_the_trigger_cannot_be_late():
+    run = show(FakeScreen(late={0: 5}))
+    assert run.dropped == 0 and np.abs(onsets_of(run) - ONSETS).max() <= PERIOD / 2 + 1e-9
+
+
+def test_keys_from_before_the_trigger_are_no_responses():
+    assert show(FakeScreen(keys=[KeyPress("1", 0.2), KeyPress("2", 0.8)]), trigger=0.5).responses == (
+        ("2", pytest.approx(0.3)),
+    )
+
+
 def test_a_late_onset_is_logged_late_and_shown_in_full():
     at = round(ONSETS[1] / PERIOD) - 1
     run = show(FakeScreen(late={at: 6}))
@@ -132,6 +143,7 @@ def test_responses_belong_to_the_trial_before_them():
         (0.2, 0, None, False),
         (ONSETS[1] + 0.2, 2, 0.2, False),
         (ONSETS[1] + ON + 0.2, 2, ON, False),
+        (ONSETS[2] + 0.2, 3, 0.2, False),
         (ONSETS[2] + ON + 0.5, 3, ON, True),
     ],
 )

@@ -180,6 +180,7 @@ class RunSaver:
         self.kept: Path | None = None
 
     def __enter__(self) -> RunSaver:
+        _text(self._planned, ())  # pandas loads its writer at first use: not while pictures are shown
         self._thread.start()
         return self
 
@@ -214,9 +215,12 @@ class RunSaver:
 
     def _write(self, trials: Sequence[Shown], log: dict[str, Any] | None) -> None:
         if not self._begun:
-            self.kept = self._files.set_aside()
+            self.kept = self._files.set_aside() or self.kept
         if log is not None:
             write_text(self._files.log, json.dumps(log, indent=2) + "\n")
             self._begun = True
-        events = events_table(self._planned, trials).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
-        write_text(self._files.events, events)
+        write_text(self._files.events, _text(self._planned, trials))
+
+
+def _text(planned: pd.DataFrame, trials: Sequence[Shown]) -> str:
+    return events_table(planned, trials).to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n")
