@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hyperdecode.cli import main
+from hyperdecode.presentation.sdl import SdlScreen
 from hyperdecode.study.config import preset, write_config
 from hyperdecode.study.planned import write_plan
 from hyperdecode.study.stimulus_set import make_stimuli
@@ -34,6 +35,8 @@ def study(tmp_path_factory, tiny_generator):
 @pytest.fixture
 def program(monkeypatch, capsys):
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    measure, measured = SdlScreen.measure, []
+    monkeypatch.setattr(SdlScreen, "measure", lambda screen, n=60: measured.append(n) or measure(screen, 20))
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", "present", *map(str, words)])
@@ -42,6 +45,7 @@ def program(monkeypatch, capsys):
         out, err = capsys.readouterr()
         return leaving.value.code or 0, out, err
 
+    call.measured = measured
     return call
 
 
@@ -60,8 +64,6 @@ def test_a_rehearsal_from_start_to_end(study, program):
 
 
 def test_escape(study, program, monkeypatch):
-    from hyperdecode.presentation.sdl import SdlScreen
-
     inner, flips = SdlScreen.flip, []
 
     def flip(screen):
@@ -82,14 +84,10 @@ def test_escape(study, program, monkeypatch):
     assert len(pd.read_csv(study / "sub-01/func/sub-01_task-faces_run-03_events.tsv", sep="\t")) == 2
 
 
-def test_the_display_is_measured(study, program, monkeypatch):
-    from hyperdecode.presentation.sdl import SdlScreen
-
-    measure, asked = SdlScreen.measure, []
-    monkeypatch.setattr(SdlScreen, "measure", lambda screen, n: asked.append(n) or measure(screen, 30))
+def test_the_display_is_measured(study, program):
     code, out, _ = program(study, "--check")
     assert (code == 0 and "Refresh: 60." in out) or "Refresh: 59." in out
-    assert asked == [300] and "picture 300 px" in out and "Flips do not wait for this display" in out
+    assert program.measured == [300] and "picture 300 px" in out and "Flips do not wait for this display" in out
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_the_folder_is_bids(study, show):
     assert events_sidecar().keys() == set(events_of(study, 1).columns)
     assert (study / "dataset_description.json").exists() and (study / "participants.tsv").exists()
     found = [path.name for path in (study / "sub-01").rglob("*") if path.is_file()]
-    assert all(parse_entities(name)["suffix"] == "events" for name in found) and len(found) == 1
+    assert all(parse_entities(name)["suffix"] == "events" for name in found) and len(found) == 2
+    about = json.loads((study / "sub-01/func/sub-01_task-faces_run-01_events.json").read_text())["StimulusPresentation"]
+    assert about["ScreenRefreshRate"] == 60 and about["ScreenResolution"] == [800, 600]
 
 
 def test_the_pictures_are_those_of_the_plan_and_the_screen_that_of_the_settings(study, show):
@@ -142,6 +144,7 @@ def test_an_aborted_run_is_saved_then_kept_aside_and_shown_again(study, show):
     ]
     assert [len(pd.read_csv(s.kept, sep="\t")) for s in (again, third)] == [3, 2]
     assert len(list(session.files.log.parent.glob("*_presentation.json"))) == 3
+    assert len(list(session.files.log.parent.glob("*_events.json"))) == 2 and session.files.sidecar.exists()
 
 
 @pytest.mark.parametrize("escape", [1.0, 2.2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -233,7 +234,7 @@ def _show(job: _Job, screen: SdlScreen, plan: FramePlan, log: dict[str, Any], sa
     watched: Screen = SimulatedScanner(screen, keys.trigger, job.t_r) if job.simulated else screen
     _announce(job, screen, plan, log["warnings"], say)
     shown = NOTHING
-    with RunSaver(job.files, job.planned, log) as saver:
+    with RunSaver(job.files, job.planned, log, _sidecar(log)) as saver:
         trigger = wait_for_trigger(watched, keys)
         if trigger is not None:
             log["started"] = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -346,6 +347,19 @@ def _log(job: _Job, screen: SdlScreen, refresh: Refresh) -> dict[str, Any]:
         "viewing": job.config.viewing.model_dump(),
         "timing": job.config.timing.model_dump(),
         "warnings": _warnings(screen, refresh),
+    }
+
+
+def _sidecar(log: dict[str, Any]) -> dict[str, Any]:
+    """Return what BIDS wants to know of the presentation, as far as the computer can tell."""
+    return {
+        "StimulusPresentation": {
+            "OperatingSystem": platform.platform(terse=True),
+            "ScreenRefreshRate": round(log["refresh"]["rate_hz"], 3),
+            "ScreenResolution": log["display"]["size"],
+            "SoftwareName": "hyperdecode",
+            "SoftwareVersion": __version__,
+        }
     }
 
 

@@ -52,6 +52,11 @@ class PresentedFiles:
     log: Path
 
     @property
+    def sidecar(self) -> Path:
+        """Sidecar of the events, with the screen and software that showed them."""
+        return self.events.with_suffix(".json")
+
+    @property
     def state(self) -> str:
         """What lies there, in words that `require_free` and `next_run` understand.
 
@@ -81,7 +86,7 @@ class PresentedFiles:
                 probe.write(b"try")
 
     def set_aside(self) -> Path | None:
-        """Move events and log to names of their own beside the log; return where the events are now."""
+        """Move events, sidecar and log to names of their own beside the log; return where the events are now."""
         state = self.state
         if state == "new":
             self.log.unlink(missing_ok=True)
@@ -91,8 +96,9 @@ class PresentedFiles:
         while (kept := self.log.with_name(f"{stem}_{label}-{number}_events.tsv")).exists():
             number += 1
         self.events.rename(kept)
-        if self.log.exists():
-            self.log.rename(kept.with_name(kept.name.replace("_events.tsv", "_presentation.json")))
+        for beside, name in ((self.sidecar, "_events.json"), (self.log, "_presentation.json")):
+            if beside.exists():
+                beside.rename(kept.with_name(kept.name.replace("_events.tsv", name)))
         return kept
 
 
@@ -170,10 +176,14 @@ class RunSaver:
         Planned events of the run.
     log : dict
         What the log says from the start.
+    sidecar : dict
+        What the sidecar of the events says.
     """
 
-    def __init__(self, files: PresentedFiles, planned: pd.DataFrame, log: dict[str, Any]) -> None:
-        self._files, self._planned, self._log = files, planned, log
+    def __init__(
+        self, files: PresentedFiles, planned: pd.DataFrame, log: dict[str, Any], sidecar: dict[str, Any]
+    ) -> None:
+        self._files, self._planned, self._log, self._sidecar = files, planned, log, sidecar
         self._queue: SimpleQueue[tuple[Shown, ...] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
         self._begun = False
@@ -218,6 +228,7 @@ class RunSaver:
             self.kept = self._files.set_aside() or self.kept
         if log is not None:
             write_text(self._files.log, json.dumps(log, indent=2) + "\n")
+            write_text(self._files.sidecar, json.dumps(self._sidecar, indent=2) + "\n")
             self._begun = True
         write_text(self._files.events, _text(self._planned, trials))
 
