@@ -11,6 +11,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.fmri.design import frame_times, trial_regressors
 from hyperdecode.fmri.realign import realign, rigid_parameters
 from hyperdecode.fmri.singletrial import single_trial_zmaps
+from hyperdecode.simulation import bold
 from hyperdecode.simulation.bold import head_centre, simulate_run
 from hyperdecode.simulation.hrf import delayed_response, volume_times
 from hyperdecode.simulation.motion import draw_motion
@@ -107,8 +108,8 @@ def test_only_voxels_that_respond_respond(subject):
 def test_planted_responses_come_back(subject):
     """Without noise the GLM finds every trial's amplitude, up to rounding to integers."""
     strong = changed(subject, responses=subject.responses * 10)
-    bold = series(strong, volumes(strong))
-    found = single_trial_zmaps(bold, EVENTS["onset"], EVENTS["duration"], T_R, method="lsa", slice_time_ref=0.5).beta
+    courses = series(strong, volumes(strong))
+    found = single_trial_zmaps(courses, EVENTS["onset"], EVENTS["duration"], T_R, method="lsa", slice_time_ref=0.5).beta
     expected = strong.head.epi.ravel()[strong.voxels] * strong.responses[ROWS]
     np.testing.assert_allclose(found, expected, atol=12)
     assert np.abs(found - expected).std() < 0.03 * expected.std(axis=0).mean()
@@ -117,8 +118,8 @@ def test_planted_responses_come_back(subject):
 def test_rows_say_which_stimulus_was_seen(subject):
     rows = np.array([4] * 9 + [17] * 9)
     strong = changed(subject, responses=subject.responses * 10)
-    bold = series(strong, volumes(strong, rows=rows))
-    found = single_trial_zmaps(bold, EVENTS["onset"], EVENTS["duration"], T_R, method="lsa", slice_time_ref=0.5).beta
+    courses = series(strong, volumes(strong, rows=rows))
+    found = single_trial_zmaps(courses, EVENTS["onset"], EVENTS["duration"], T_R, method="lsa", slice_time_ref=0.5).beta
     expected = strong.head.epi.ravel()[strong.voxels] * strong.responses[rows]
     assert np.corrcoef(found[:9].mean(0), expected[0])[0, 1] > 0.99
     assert np.corrcoef(found[9:].mean(0), expected[17])[0, 1] > 0.99
@@ -137,6 +138,15 @@ def test_the_same_seed_makes_the_same_bytes_whatever_the_chunk(subject, moving):
         np.testing.assert_array_equal(next(simulated.volumes()), pieces[0])
     other = volumes(subject, motion=motion, seed=6, **kwargs)
     assert (other != whole)[subject.head.brain].mean() > 0.5
+
+
+def test_threads_make_no_difference(subject, monkeypatch):
+    kwargs = {"n_volumes": 9, "events": EVENTS[:1], "rows": ROWS[:1], "noise": constant(subject, 0.02)}
+    made = []
+    for threads in (1, 3):
+        monkeypatch.setattr(bold, "usable_cores", lambda n=threads: n)
+        made.append(volumes(subject, motion=draw_motion(9, scale=0.3, seed=1), **kwargs))
+    np.testing.assert_array_equal(*made)
 
 
 def test_the_run(subject):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from hyperdecode.errors import UserError
 from hyperdecode.simulation.hrf import delayed_response, volume_times
@@ -170,19 +171,26 @@ class SimulatedRun:
         ndarray of int16, (x, y, z, k)
             The next `chunk` volumes, fewer at the end; in Fortran order, as NIfTI stores them.
         """
-        maker, noise = self._maker, self._maker.noise
         state: Volume | None = None
         with ThreadPoolExecutor(usable_cores()) as pool:
             for first in range(0, self.n_volumes, self.chunk):
                 at = range(first, min(first + self.chunk, self.n_volumes))
-                states = []
-                for innovation in pool.map(noise.innovation, at) if noise else [None] * len(at):
-                    state = noise.follow(state, innovation) if noise else None
-                    states.append(state)
-                out = np.empty((*self.shape, len(at)), np.int16, order="F")
-                for k, volume in enumerate(pool.map(maker.volume, at, states)):
-                    out[..., k] = volume
-                yield out
+                with threadpool_limits(1):  # volumes side by side, each on one thread
+                    made, state = self._make(pool, at, state)
+                yield made
+
+    def _make(
+        self, pool: ThreadPoolExecutor, at: range, state: Volume | None
+    ) -> tuple[NDArray[np.int16], Volume | None]:
+        """Make some volumes and return them with the autoregressive noise of the last."""
+        noise, states = self._maker.noise, [state] * len(at)
+        if noise is not None:
+            for k, innovation in enumerate(pool.map(noise.innovation, at)):
+                states[k] = state = noise.follow(state, innovation)
+        made = np.empty((*self.shape, len(at)), np.int16, order="F")
+        for k, volume in enumerate(pool.map(self._maker.volume, at, states)):
+            made[..., k] = volume
+        return made, state
 
 
 class _Signal:
@@ -282,7 +290,7 @@ class _Noise:
         rng = volume_generator(self.stream, 2 * volume + 1)
         flat += self.thermal_sd * rng.standard_normal(flat.size, np.float32)
         imaginary = self.thermal_sd[self.faint] * rng.standard_normal(self.faint.size, np.float32)
-        flat[self.faint] = np.hypot(flat[self.faint], imaginary)
+        flat[self.faint] = np.sqrt(flat[self.faint] ** 2 + imaginary**2)
 
 
 def _drift_waves(times: FloatArray) -> FloatArray:

@@ -22,9 +22,9 @@ JERK_EVERY = 80.0
 """Volumes between two sudden moves, on average."""
 JERK_SIZE = 5.0
 """Size of a sudden move in standard deviations of an ordinary step."""
-POLE = np.sqrt(3.0) - 2.0
 LEAST_STRETCH = 1e-3
 """In voxels: a line that is stretched by less is only shifted."""
+NEGLIGIBLE = 1e-12
 
 
 def draw_motion(n_volumes: int, *, scale: float, seed: int) -> FloatArray:
@@ -115,8 +115,8 @@ class Mover:
 
     ``p = B q + b``, the place in the old volume of voxel q of the new one, is a product of three maps each of which
     changes one coordinate: ``B = X Y Z``. So the volume is resampled along x, then y, then z; each line of voxels
-    is shifted by an amount of its own. Every step is done for all lines at once, on whole slices: several times faster
-    than interpolating at scattered points, and as accurate.
+    is shifted by an amount of its own. All lines of an axis share one matrix from values to spline coefficients, and
+    taps are sums of whole slices: many times faster than interpolating at scattered points, and as accurate.
 
     Parameters
     ----------
@@ -129,6 +129,7 @@ class Mover:
     def __init__(self, affine: FloatArray, shape: tuple[int, ...]) -> None:
         self.affine, self.shape = affine, shape
         self.to_voxel = np.linalg.inv(affine)
+        self.coefficients = [_spline_matrix(n) for n in shape]
 
     def move(self, volume: Volume, matrix: FloatArray) -> Volume:
         """Return the volume that a scanner sees when the head has moved by `matrix`.
@@ -154,7 +155,7 @@ class Mover:
             shift = (
                 row[3] + row[after] * np.arange(self.shape[after])[:, None] + row[last] * np.arange(self.shape[last])
             )
-            lines = _shift_lines(moved.reshape(self.shape[axis], -1), row[axis], shift.ravel())
+            lines = _shift_lines(moved.reshape(self.shape[axis], -1), row[axis], shift.ravel(), self.coefficients[axis])
             # The next axis comes first: (x, y, z), (y, z, x), (z, x, y) and back.
             moved = np.ascontiguousarray(lines.T)
         return moved.reshape(self.shape)
@@ -174,7 +175,7 @@ def _axis_by_axis(place: FloatArray) -> FloatArray:
     return rows
 
 
-def _shift_lines(lines: Volume, scale: float, shift: FloatArray) -> Volume:
+def _shift_lines(lines: Volume, scale: float, shift: FloatArray, coefficients: NDArray[np.float32]) -> Volume:
     """Read every line, a column of `lines` (n, n_lines), at ``scale * k + shift[line]``, k = 0..n-1.
 
     The shift about the line's middle gives the weights ``w_j = b(shift - j)`` of the taps, b the cubic B-spline; scale
@@ -189,12 +190,9 @@ def _shift_lines(lines: Volume, scale: float, shift: FloatArray) -> Volume:
     stretch = ((scale - 1) * (np.arange(n) - middle)).astype(np.float32)
     slope = _b_spline_slope(away).astype(np.float32) if np.abs(stretch).max() > LEAST_STRETCH else None
 
-    start, stop = min(0, int(taps[0])), max(n, n + int(taps[-1]))
-    spline = np.empty((stop - start, lines.shape[1]), np.float32)
-    _spline_coefficients(lines, out=spline[-start : n - start])
-    for k in (*range(start, 0), *range(n, stop)):
-        spline[k - start] = spline[_mirrored(k, n) - start]
-
+    # Coefficients at all places that a tap may reach, mirrored beyond the ends.
+    at = np.arange(taps[0], n + taps[-1]) % max(2 * n - 2, 1)
+    spline = coefficients[np.minimum(at, 2 * n - 2 - at)] @ lines
     out, used = np.empty_like(lines), weights
     if slope is not None:
         used = np.empty_like(weights)
@@ -202,38 +200,22 @@ def _shift_lines(lines: Volume, scale: float, shift: FloatArray) -> Volume:
         if slope is not None:
             np.multiply(slope, stretch[k], out=used)
             used += weights
-        first = k + int(taps[0]) - start
-        np.einsum("kl,kl->l", used, spline[first : first + taps.size], out=out[k])
+        np.einsum("kl,kl->l", used, spline[k : k + taps.size], out=out[k])
     return out
 
 
-def _mirrored(k: int, n: int) -> int:
-    period = max(2 * n - 2, 1)
-    return min(k % period, period - k % period) if n > 1 else 0
-
-
-def _spline_coefficients(lines: Volume, out: Volume) -> None:
-    """Put the cubic B-spline coefficients of every line, mirrored at its ends, into `out`, (n, n_lines).
-
-    The recursive filter of Unser, Aldroubi & Eden (1993), IEEE Transactions on Signal Processing 41, 821-833, run for
-    all lines at once: ``a_k = 6 f_k + z a_{k-1}``, then ``c_k = z (c_{k+1} - a_k)``, z = sqrt(3) - 2.
-    """
-    n = len(lines)
+def _spline_matrix(n: int) -> NDArray[np.float32]:
+    """Matrix from the values of a line to its cubic B-spline coefficients, mirrored at the ends, (n, n)."""
+    values = np.eye(n) * 2 / 3 + (np.eye(n, k=1) + np.eye(n, k=-1)) / 6
     if n == 1:
-        out[:] = lines
-        return
-    period = 2 * n - 2
-    reach = np.zeros(n)
-    np.add.at(reach, [_mirrored(k, n) for k in range(period)], POLE ** np.arange(period))
-    out[0] = (6 / (1 - POLE**period) * reach).astype(np.float32) @ lines
-    pole, held = np.float32(POLE), np.empty_like(lines[0])
-    for k in range(1, n):
-        np.multiply(lines[k], np.float32(6), out=out[k])
-        out[k] += np.multiply(out[k - 1], pole, out=held)
-    out[-1] = np.float32(POLE / (POLE**2 - 1)) * (out[-1] + pole * out[-2])
-    for k in range(n - 2, -1, -1):
-        np.subtract(out[k + 1], out[k], out=out[k])
-        out[k] *= pole
+        return np.ones((1, 1), np.float32)
+    values[0, 1] = values[-1, -2] = 1 / 3
+    return without_denormals(np.asarray(np.linalg.inv(values)))
+
+
+def without_denormals(matrix: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Put 0 for what is too small to matter: products with denormal numbers take a hundred times as long."""
+    return np.where(np.abs(matrix) < NEGLIGIBLE, 0, matrix).astype(np.float32)
 
 
 def _b_spline(at: FloatArray) -> FloatArray:

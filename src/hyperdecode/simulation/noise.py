@@ -14,6 +14,7 @@ from scipy.signal import lfilter
 
 from hyperdecode.errors import UserError
 from hyperdecode.simulation.hrf import delayed_response, volume_times
+from hyperdecode.simulation.motion import without_denormals
 
 if TYPE_CHECKING:
     from hyperdecode.simulation.head import Head
@@ -163,7 +164,7 @@ class Smoother:
 def _kernel(n: int, sigma: float) -> NDArray[np.float32]:
     away = np.subtract.outer(np.arange(n), np.arange(n))
     kernel = np.exp(-0.5 * (away / max(sigma, 1e-3)) ** 2)
-    return np.asarray(kernel / np.linalg.norm(kernel, axis=1, keepdims=True), np.float32)
+    return without_denormals(kernel / np.linalg.norm(kernel, axis=1, keepdims=True))
 
 
 def volume_generator(seed: int, volume: int) -> np.random.Generator:
