@@ -9,7 +9,8 @@ for the same template and number of volumes, without responses and motion, equal
 turned off (it takes longer with it). Each time is the least of the repeats.
 
 Both are asked for the same temporal signal-to-noise ratio (fmrisim's SFNR) and autocorrelation; what came out is
-measured in the same way and printed beside what was asked for. ``max_diff`` is the larger relative deviation of ours.
+measured in the same way and printed beside what was asked for. ``max_diff`` is the larger relative deviation of ours;
+for the first claims, that of the brain's mean intensity from its baseline.
 A claim that is missed is printed as missed.
 """
 
@@ -108,15 +109,17 @@ def throughput(subject: SimulatedSubject, n_volumes: int, repeats: int, threads:
         motion = draw_motion(350, scale=scale, seed=0) if scale else None
         run = simulate_run(subject, EVENTS, rows, t_r=T_R, n_volumes=350, noise=noise, motion=motion, seed=0)
 
-        def work(run: bold.SimulatedRun = run) -> int:
+        def work(run: bold.SimulatedRun = run) -> tuple[int, NDArray[np.int16]]:
             done = 0
             for chunk in run.volumes():
                 done += chunk.shape[-1]
                 if done >= n_volumes:
                     break
-            return done
+            return done, chunk
 
-        seconds, done = least(work, repeats)
+        seconds, (done, chunk) = least(work, repeats)
+        brain = subject.head.brain
+        difference = float(abs(chunk[brain].mean() / subject.head.epi[brain].mean() - 1))
         rate = done * subject.head.epi.size / seconds
         shape = " x ".join(map(str, subject.head.epi.shape))
         records.append(
@@ -127,9 +130,9 @@ def throughput(subject: SimulatedSubject, n_volumes: int, repeats: int, threads:
                 "ours_s": round(seconds / done, 4),
                 "peer_s": round(subject.head.epi.size / GOAL, 4),
                 "ratio": round(GOAL / rate, 4),
-                "max_diff": 0.0,
-                "goal": "ratio <= 1",
-                "met": bool(rate >= GOAL),
+                "max_diff": round(difference, 4),
+                "goal": "ratio <= 1, max_diff <= 0.02",
+                "met": bool(rate >= GOAL and difference <= 0.02),
             }
         )
     return records

@@ -1,5 +1,5 @@
+import tracemalloc
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -341,10 +341,28 @@ def test_what_is_refused(subject, arguments, message):
         run(subject, **arguments)
 
 
-def test_little_is_held_in_memory(subject):
-    """The chunks are made one after the other, none before it is asked for."""
-    made = run(subject, noise=constant(subject, 0.02), chunk=4).volumes()
-    first, second = next(made), next(made)
-    assert first.shape[-1] == second.shape[-1] == 4
-    assert all((a != b).any() for a, b in pairwise([first, second]))
-    made.close()
+def test_a_run_is_never_whole_in_memory():
+    subject = make_subject(head=make_head((32, 36, 32)))
+    n_volumes = 400
+    motion = draw_motion(n_volumes, scale=0.2, seed=0)
+    simulated = run(subject, n_volumes=n_volumes, noise=constant(subject, 0.02), motion=motion, chunk=4)
+    tracemalloc.start()
+    n = sum(chunk.shape[-1] for chunk in simulated.volumes())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert n == n_volumes
+    assert peak < 0.25 * 2 * subject.head.epi.size * n_volumes  # bytes of the run as int16
+
+
+def test_moving_a_head_does_not_blur_its_noise(subject):
+    """Linear interpolation by half a voxel would halve the variance of white noise."""
+    motion = np.zeros((N_VOLUMES, 6))
+    motion[:, 0] = np.resize([0.0, 1.5], N_VOLUMES)
+    still = changed(subject, responses=np.zeros_like(subject.responses))
+    settings = replace(AR_ONLY, shared=0.0, own=1.0, ar1=0.0)
+    kwargs = {"motion": motion, "settings": settings}
+    noisy = volumes(still, noise=constant(subject, 0.03), **kwargs).astype(float)
+    clean = volumes(still, **kwargs).astype(float)
+    mask = subject.head.epi > 700
+    e = (noisy - clean)[mask] / subject.head.epi[mask][:, None]
+    np.testing.assert_allclose([e[:, ::2].std(), e[:, 1::2].std()], 0.03, rtol=0.02)

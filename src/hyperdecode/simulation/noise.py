@@ -207,7 +207,8 @@ def noise_sd(
     shares of the voxel's variance, of first-order autoregression, white noise and the autocorrelation of physiology.
 
     A voxel whose HRF is late is held to the same sd: an analysis with the canonical response finds a lower ceiling
-    in it, since it sees only a part ``w_i' x_i < 1`` of the response.
+    in it, since it sees only a part ``w_i' x_i < 1`` of the response. A voxel that is to have a higher ceiling than
+    its neighbours in time allow keeps a tenth of the noise that the ceiling alone would ask for.
 
     Parameters
     ----------
