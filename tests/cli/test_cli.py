@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import hyperdecode
-from hyperdecode.cli import main, study
+from hyperdecode.cli import main, shared, study
 from hyperdecode.study import config
 
 # The program prints these warnings; as errors they would be tracebacks.
@@ -57,7 +57,7 @@ class Program:
 
 @pytest.fixture
 def program(monkeypatch, capsys, tiny_generator):
-    monkeypatch.setattr(study, "_generator", lambda *_: tiny_generator)
+    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
     return Program(monkeypatch, capsys)
 
 
@@ -66,15 +66,13 @@ def analysed(tmp_path_factory, tiny_generator):
     """A study that went through the whole chain by the command line, with a T1w so that it can be preprocessed."""
     folder = tmp_path_factory.mktemp("cli") / "study"
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(study, "_generator", lambda *_: tiny_generator)
+        monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
         monkeypatch.setitem(config.PRESETS, "quick", ("tiny", TINY))
         for words in (["init", "--preset", "quick", "--seed", "1"], ["stimuli"], ["simulate"], ["run"]):
             monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", words[0], str(folder), *words[1:]])
             with warnings.catch_warnings(), pytest.raises(SystemExit) as leaving:
                 main()
             assert not leaving.value.code, words
-    (folder / "sub-01" / "anat").mkdir()
-    nib.save(nib.Nifti1Image(np.ones((3, 3, 3), np.int16), np.eye(4)), folder / "sub-01" / "anat" / "sub-01_T1w.nii.gz")
     return folder
 
 

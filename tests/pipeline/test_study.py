@@ -1,6 +1,7 @@
 """A small study from stimuli to report with the tiny generator: what it makes, redoes, refuses and never leaks."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def settings(noise_ceiling=1.0, **changes):
         "stimuli": {"n_train": 150, "n_test": 8, "test_repeats": 3, "render": 64, "size": 32, "truncation": 1.0},
         "schedule": {"n_runs": 3},
         "simulation": {"noise_ceiling": noise_ceiling, "voxel_size": 8.0},
-        "bold": {"n_voxels": 400},
+        "bold": {"n_voxels": 300},
         "evaluation": {"n_permutations": 400},
     }
     return StudyConfig.model_validate(base | changes)
@@ -121,10 +122,29 @@ def test_the_whole_chain(analysed):
     assert identified["decoder"] > 0.9 and identified["p_value"] < 0.01
     assert identified["decoder"] > identified["best_blind_score"] + 0.2
     mask = np.asarray(nib.load(made(study, "desc-mostactive_mask.nii.gz")).dataobj)
-    assert mask.sum() == 400
+    assert mask.sum() == 300
     assert len(list(made(study, "").parent.glob("reconstructions/test-*.png"))) == 8
     description = json.loads((study / "derivatives" / "hyperdecode" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
+
+
+def test_catch_trials_are_modelled_and_never_decoded(fresh, study, run):
+    """A repeat and a key press stay in the model: what follows them is theirs no less, and the z-maps know it."""
+    path = func(fresh, 1, "events.tsv")
+    events = pd.read_csv(path, sep="\t")
+    second = events.iloc[[10]].assign(trial_type="repeat", onset=events["onset"][10] + 2.2)
+    press = pd.DataFrame({"onset": [40.0], "duration": [0.0], "trial_type": ["press"], "stim_file": ["n/a"]})
+    pd.concat([events, second, press]).sort_values("onset").to_csv(path, sep="\t", index=False)
+    run(fresh, only="zmaps")
+    trials = made(fresh, "").parent / "func" / "sub-01_task-faces_run-01_desc-singletrial_trials.tsv"
+    assert pd.read_csv(trials, sep="\t")["stim_file"].tolist() == events["stim_file"].tolist()
+    with_them, without = (np.asarray(nib.load(zmap(s, 1)).dataobj) for s in (fresh, study))
+    assert with_them.shape == without.shape
+    moved = np.nanmean(np.abs(with_them - without), axis=(0, 1, 2))
+    assert moved[10] == moved.max() and moved[10] > 2 * np.median(moved)
+    events.assign(trial_type="press", stim_file="n/a").to_csv(path, sep="\t", index=False)
+    with pytest.raises(UserError, match="shows no face: name the stimulus of each trial in stim_file"):
+        run(fresh, only="zmaps")
 
 
 def test_roles_and_averages_are_those_of_the_stimuli(analysed):
@@ -301,9 +321,12 @@ def test_nan_voxels_are_dropped_and_counted(fresh, study, run):
     edit_image(func(fresh, 1, "bold.nii.gz"), holes)
     run(fresh)
     mask = np.asarray(nib.load(made(fresh, "desc-mostactive_mask.nii.gz")).dataobj)
-    assert mask.sum() == 400 and not any(mask[tuple(place)] for place in where)
+    assert mask.sum() == 300 and not any(mask[tuple(place)] for place in where)
+    dropped = r"(\d+) voxels without usable values \(NaN or constant\) were left out of the mask"
+    # Without noise, all voxels that do not respond are constant.
+    constant = int(re.search(dropped, (study / "report.html").read_text())[1])
     text = (fresh / "report.html").read_text()
-    assert "3 voxels without usable values (NaN or constant) were left out of the mask" in text
+    assert int(re.search(dropped, text)[1]) == constant + 3
     assert "3 voxel series with NaN" in text
 
 
@@ -320,7 +343,7 @@ def test_nan_in_a_run_of_test_faces_alone_drops_the_voxel_too(study, run):
     edit_image(zmap(study, 1), hole)
     run(study, only="mask")
     mask = np.asarray(nib.load(made(study, "desc-mostactive_mask.nii.gz")).dataobj)
-    assert mask.sum() == 400 and not mask[place]
+    assert mask.sum() == 300 and not mask[place]
 
 
 def test_too_few_voxels_and_a_report_asked_for_afterwards(study, run):

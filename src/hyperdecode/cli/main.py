@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperdecode import __version__
-from hyperdecode.cli import attributes, faces, study, weights
+from hyperdecode.cli import attributes, experiment, faces, study, weights
 from hyperdecode.cli.preprocess import preprocess
+from hyperdecode.cli.present import present
 from hyperdecode.errors import DataWarning, UserError
 
 __all__ = ["app", "main"]
@@ -33,8 +34,11 @@ app = typer.Typer(
 )
 app.command()(study.demo)
 app.command()(study.init)
-app.command()(study.stimuli)
+app.command()(experiment.stimuli)
+app.command()(experiment.schedule)
+app.command()(present)
 app.command()(study.simulate)
+app.command()(experiment.validate)
 app.command()(study.run)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")

@@ -1,4 +1,4 @@
-"""Commands on a study folder: init, stimuli, simulate, run, and the demo that does it all."""
+"""Commands on a study folder: init, simulate, run, and the demo that does it all."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
+from hyperdecode.cli.shared import Force, StudyFolder
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["demo", "init", "run", "simulate", "stimuli"]
+__all__ = ["demo", "init", "run", "simulate"]
 
-StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
-Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random in the study.")]
 
 
@@ -43,31 +43,28 @@ def init(
     typer.echo(f"Wrote {path}: {PRESETS[preset][0]}. Next: look it through, then hyperdecode stimuli {study}")
 
 
-def stimuli(
+def simulate(
     study: StudyFolder,
-    check: Annotated[
-        int, typer.Option(min=0, help="Make this many pictures again from their latents and compare (0: none).")
-    ] = 8,
-    force: Annotated[bool, typer.Option("--force", help="Replace stimuli that other settings made.")] = False,
+    coverage: Annotated[
+        str | None, typer.Option(help="Field of view, ventral or whole. Default: as study.toml says.")
+    ] = None,
+    voxel_size: Annotated[float | None, typer.Option(help="In mm. Default: as study.toml says.")] = None,
+    null: Annotated[
+        bool, typer.Option("--null", help="Subjects whose voxels know nothing of the faces, to test tests on.")
+    ] = False,
+    force: Force = False,
 ) -> None:
-    """Make the faces: seeded latents, pictures, and a manifest that binds each picture to its latent."""
-    from hyperdecode.study.config import read_config
+    """Make simulated subjects that saw the stimuli, as raw BIDS, and beside them what was planted.
 
-    console, config = Console(), read_config(study)
-    generator = _generator(config, console)
-    made = _stimuli(study, config, generator, console, force)
-    console.print(f"{len(made.manifest)} stimuli in {made.folder}", soft_wrap=True, highlight=False)
-    if check:
-        _check(made, generator, check, console)
+    Options win over [simulation] in study.toml. Runs that `hyperdecode present` has shown are simulated as they were
+    shown, the others as they are planned. What was planted lies in derivatives/simulation; no analysis reads it.
+    """
+    from hyperdecode.study.config import read_config, with_simulation
 
-
-def simulate(study: StudyFolder, force: Force = False) -> None:
-    """Make simulated subjects that saw the stimuli, as raw BIDS."""
-    from hyperdecode.study.config import read_config
-
-    console, config = Console(), read_config(study)
-    generator = _generator(config, console)
-    made = _stimuli(study, config, generator, console, False)
+    console = Console()
+    config = with_simulation(read_config(study), coverage=coverage, voxel_size=voxel_size, null=null or None)
+    generator = shared.study_generator(config, console)
+    made = shared.study_stimuli(study, config, generator, console, False)
     _simulate(study, config, made, generator, console, force)
 
 
@@ -84,7 +81,7 @@ def run(
 
     console, config = Console(), read_config(study)
     made = read_stimuli(study)
-    _run(study, config, made, _generator(config, console), console, step, force)
+    _run(study, config, made, shared.study_generator(config, console), console, step, force)
 
 
 def demo(
@@ -106,35 +103,11 @@ def demo(
     elif out.is_dir() and any(out.iterdir()) and not (out / CONFIG_NAME).exists():
         raise UserError(f"{out} is not empty and is no study: give a new folder")
     write_config(out, config)
-    generator = _generator(config, console)
-    made = _stimuli(out, config, generator, console, force)
-    _check(made, generator, 8, console)
+    generator = shared.study_generator(config, console)
+    made = shared.study_stimuli(out, config, generator, console, force)
+    shared.check_pictures(made, generator, 8, console)
     _simulate(out, config, made, generator, console, force)
     _run(out, config, made, generator, console, None, force)
-
-
-def _generator(config: StudyConfig, console: Console) -> Generator:
-    from hyperdecode.generators import load_generator
-    from hyperdecode.weights.store import SOURCES, cached_path
-
-    name = config.generator
-    if name in SOURCES and not cached_path(name).exists():
-        console.print(f"Fetching the weights of {name} ({SOURCES[name].megabytes} MB, once) ...")
-    return load_generator(name)
-
-
-def _stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
-    from hyperdecode.study.stimulus_set import make_stimuli
-
-    with progress_bar("Faces", console) as update:
-        return make_stimuli(study, config, generator, force=force, progress=update)
-
-
-def _check(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:
-    from hyperdecode.study.stimulus_set import check_stimuli
-
-    worst = check_stimuli(made, generator, n=n)
-    console.print(f"Check: {n} pictures made again from their latents; largest difference {worst} of 255 grey levels.")
 
 
 def _simulate(

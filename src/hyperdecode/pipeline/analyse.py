@@ -32,6 +32,7 @@ from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.maskfigure import mask_figure
 from hyperdecode.split import Split
 from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.stimuli.schedule import REPEAT
 from hyperdecode.study.bids import BoldRun, load_run
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_image, write_table
@@ -67,7 +68,7 @@ class Analysis:
         outputs = (self.layout.zmap(run), self.layout.trials(run), self.layout.mean_functional(run))
         settings = self.config.bold.model_dump(include={"glm", "high_pass", "slice_time_ref"})
         settings["bids"] = dict(run.sidecar)
-        return Step(name, 1, settings, (run.bold, run.events), outputs, partial(self._zmaps, run))
+        return Step(name, 2, settings, (run.bold, run.events), outputs, partial(self._zmaps, run))
 
     def mask(self, subject: str, runs: list[BoldRun]) -> Step:
         """Mask of the most active voxels over training trials, and the masked trials x voxels."""
@@ -139,7 +140,11 @@ class Analysis:
         events = loaded.events
         if "stim_file" not in events:
             raise UserError(f"{run.events} has no column stim_file: name the stimulus of each trial there")
-        shown = [Path(str(name)).name for name in events["stim_file"]]
+        # Catch trials and events without a face are modelled like any other, and then left out of the trials.
+        faces = (events["stim_file"].notna() & (events["trial_type"] != REPEAT)).to_numpy()
+        if not faces.any():
+            raise UserError(f"{run.events} shows no face: name the stimulus of each trial in stim_file")
+        shown = [Path(str(name)).name for name in events["stim_file"][faces]]
         self.stimuli.require(shown)
         bold = np.asarray(loaded.image.dataobj, dtype=np.float32)
         shape = bold.shape[:3]
@@ -153,13 +158,14 @@ class Analysis:
             high_pass=self.config.bold.high_pass,
             slice_time_ref=self.config.bold.slice_time_ref,
         )
-        trials = events.assign(run=run.stem, trial=np.arange(len(events)), stim_file=shown)[TRIAL_COLUMNS]
+        trials = events[faces].assign(run=run.stem, trial=np.arange(len(shown)), stim_file=shown)[TRIAL_COLUMNS]
         affine = loaded.image.affine
-        write_image(self.layout.zmap(run), maps.z.T.reshape(*shape, -1), affine)
+        write_image(self.layout.zmap(run), maps.z[faces].T.reshape(*shape, -1), affine)
         write_image(self.layout.mean_functional(run), series.mean(0).reshape(shape), affine)
         write_table(self.layout.trials(run), trials)
         return {
             "n_trials": len(trials),
+            "n_events_without_trial": int((~faces).sum()),
             "n_nan_voxels": int((~np.isfinite(series).all(0)).sum()),
             "dof": maps.dof,
             "warnings": noted,

@@ -23,7 +23,16 @@ from nibabel.filebasedimages import ImageFileError
 
 from hyperdecode.errors import DataWarning, UserError
 
-__all__ = ["BidsDataset", "BoldRun", "LoadedRun", "index_bids", "load_run", "parse_entities", "read_image"]
+__all__ = [
+    "BidsDataset",
+    "BoldRun",
+    "LoadedRun",
+    "index_bids",
+    "load_run",
+    "parse_entities",
+    "read_events",
+    "read_image",
+]
 
 EVENT_COLUMNS = ("onset", "duration", "trial_type")
 NOT_RAW = ("derivatives", "sourcedata", "code", "stimuli")
@@ -155,7 +164,7 @@ def load_run(run: BoldRun) -> LoadedRun:
     """
     image = read_image(run.bold, n_dimensions=4)
     t_r = _repetition_time(run, image)
-    events = _read_events(run)
+    events = read_events(run.events)
     end = image.shape[3] * t_r
     late = events["onset"] >= end
     if late.any():
@@ -321,8 +330,14 @@ def _repetition_time(run: BoldRun, image: Any) -> float:
     return float(stated)
 
 
-def _read_events(run: BoldRun) -> pd.DataFrame:
-    path = run.events
+def read_events(path: Path) -> pd.DataFrame:
+    """Read an events table: sorted by onset, ``onset`` and ``duration`` in seconds, ``trial_type`` str.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, no table, or lacks a column or a value.
+    """
     if not path.is_file():
         raise UserError(f"{path} does not exist: give each BOLD run an events table with {', '.join(EVENT_COLUMNS)}")
     try:

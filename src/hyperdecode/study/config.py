@@ -17,7 +17,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
 from hyperdecode.study.settings import Settings, StudyConfig
 
-__all__ = ["CONFIG_NAME", "PRESETS", "StudyConfig", "preset", "read_config", "write_config"]
+__all__ = ["CONFIG_NAME", "PRESETS", "StudyConfig", "preset", "read_config", "with_simulation", "write_config"]
 
 CONFIG_NAME = "study.toml"
 HEADER = """\
@@ -95,6 +95,21 @@ def read_config(study: Path) -> StudyConfig:
         raise UserError(f"{path} is not readable as TOML: {error}") from None
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
+
+
+def with_simulation(config: StudyConfig, **changes: Any) -> StudyConfig:
+    """Return the study with other settings of its simulated subjects; those that are None stay as they are.
+
+    Raises
+    ------
+    UserError
+        When a value is out of range.
+    """
+    wanted = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return StudyConfig.model_validate(config.model_dump() | {"simulation": config.simulation.model_dump() | wanted})
+    except ValidationError as error:
+        raise UserError(_complaint(error).replace("change that line", "give another value")) from None
 
 
 def write_config(study: Path, config: StudyConfig) -> Path:

@@ -1,0 +1,152 @@
+"""Commands on the way to the scanner: stimuli, schedule, and a check of the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hyperdecode.cli import shared
+from hyperdecode.cli.progress import progress_bar
+from hyperdecode.cli.shared import StudyFolder
+
+if TYPE_CHECKING:
+    from hyperdecode.pipeline.schedule import Schedule
+    from hyperdecode.study.config import StudyConfig
+    from hyperdecode.study.stimulus_set import StimulusSet
+
+__all__ = ["schedule", "stimuli", "validate"]
+
+INVALID = 1
+"""Exit code of a folder that has errors."""
+SHOWN_FINDINGS = 20
+
+
+def stimuli(
+    study: StudyFolder,
+    check: Annotated[
+        int, typer.Option(min=0, help="Make this many pictures again from their latents and compare (0: none).")
+    ] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Replace stimuli that other settings made.")] = False,
+) -> None:
+    """Make the faces: seeded latents, pictures, and a manifest that binds each picture to its latent.
+
+    Beside the clean pictures lie copies as shown, with the fixation target, and a contact sheet. No test face may be a
+    near-duplicate of a training face; that is checked here.
+    """
+    from hyperdecode.study.config import read_config
+
+    console, config = Console(), read_config(study)
+    generator = shared.study_generator(config, console)
+    made = shared.study_stimuli(study, config, generator, console, force)
+    console.print(f"{len(made.manifest)} stimuli in {made.folder}", soft_wrap=True, highlight=False)
+    if check:
+        shared.check_pictures(made, generator, check, console)
+    _shown(study, config, made, console)
+    _near_duplicates(made, console)
+    console.print(f"Next: hyperdecode schedule {study}", soft_wrap=True, highlight=False)
+
+
+def schedule(
+    study: StudyFolder,
+    force: Annotated[bool, typer.Option("--force", help="Plan anew, over a plan of other settings.")] = False,
+) -> None:
+    """Plan which face comes when, for each subject; print scan time and how well trials can be told apart.
+
+    The plan lies in sourcedata/schedule as one events table a run, with a picture of it. `present` and `simulate`
+    follow it, and make it themselves where it is absent.
+    """
+    from hyperdecode.pipeline.schedule import make_schedule
+    from hyperdecode.study.config import read_config
+    from hyperdecode.study.stimulus_set import read_stimuli
+
+    console, config = Console(), read_config(study)
+    made = read_stimuli(study)
+    plans = [make_schedule(study, config, made, subject, force=force) for subject in config.subjects]
+    console.print(_times(plans))
+    found = plans[0].efficiency
+    console.print(
+        f"Design: neighbouring trials correlate {found.lag1:+.2f} after HRF convolution, every second one "
+        f"{found.lag2:+.2f}. A trial's variance is {found.inflation:.1f} times that of a trial alone when all trials "
+        f"are fitted at once (LSA), {found.separate_inflation:.2f} times when each is fitted apart (LSS).",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for plan in plans:
+        console.print(f"sub-{plan.subject}: {plan.folder}, picture {plan.figure.name}", soft_wrap=True, highlight=False)
+    console.print(
+        f"Next: hyperdecode present {study}, or hyperdecode simulate {study}", soft_wrap=True, highlight=False
+    )
+
+
+def validate(study: StudyFolder) -> None:
+    """Check a study: stimuli and events against the manifest, the folder by the official BIDS validator.
+
+    Exit code 1 when there are errors.
+    """
+    from hyperdecode.pipeline.validate import bids_findings, study_findings
+    from hyperdecode.study.config import read_config
+
+    console, config = Console(), read_config(study)
+    found = study_findings(study, config)
+    with console.status("BIDS validator ..."):
+        found += bids_findings(study)
+    errors = [finding for finding in found if finding.severity == "error"]
+    warnings = [finding for finding in found if finding.severity != "error"]
+    for finding in errors[:SHOWN_FINDINGS]:
+        console.print(f"Error: {finding.where}: {finding.text}", soft_wrap=True, highlight=False, markup=False)
+    kinds: dict[str, int] = {}
+    for finding in warnings:
+        kinds[finding.text] = kinds.get(finding.text, 0) + 1
+    for text, count in list(kinds.items())[:SHOWN_FINDINGS]:
+        times = f" ({count} times)" if count > 1 else ""
+        console.print(f"Hint: {text}{times}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{study}: {len(errors)} errors, {len(warnings)} hints", soft_wrap=True, highlight=False)
+    if errors:
+        raise typer.Exit(INVALID)
+
+
+def _shown(study: Path, config: StudyConfig, made: StimulusSet, console: Console) -> None:
+    from hyperdecode.study.shown import write_shown
+
+    with progress_bar("Fixation target", console) as update:
+        write_shown(study, config, made, progress=update)
+    console.print(f"As shown, with the fixation target: {made.folder / 'shown'}", soft_wrap=True, highlight=False)
+    console.print(f"Contact sheet: {made.folder / 'contact-sheet.jpg'}", soft_wrap=True, highlight=False)
+
+
+def _near_duplicates(made: StimulusSet, console: Console) -> None:
+    from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
+    from hyperdecode.report.duplicatesfigure import duplicates_caption
+
+    checks = check_stimuli_apart(made)
+    text = duplicates_caption(checks, made.names("test"))
+    bad = any(len(one.flagged) for one in checks.values())
+    console.print(f"{'Warning: ' if bad else ''}{text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _times(plans: list[Schedule]) -> Table:
+    table = Table("subject", "runs", "trials a run", "volumes a run", "a run", "in all", box=None, pad_edge=False)
+    for plan in plans:
+        trials = [len(run) for run in plan.runs]
+        table.add_row(
+            f"sub-{plan.subject}",
+            str(len(plan.runs)),
+            _span(trials),
+            _span(list(plan.time.volumes)),
+            _clock(max(plan.time.seconds)),
+            _clock(plan.time.total),
+        )
+    return table
+
+
+def _span(values: list[int]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
+
+
+def _clock(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{seconds / 60:.1f} min"

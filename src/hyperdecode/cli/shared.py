@@ -1,0 +1,48 @@
+"""What several commands on a study share: their arguments, the study's generator and stimuli."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from hyperdecode.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from hyperdecode.generators.base import Generator
+    from hyperdecode.study.config import StudyConfig
+    from hyperdecode.study.stimulus_set import StimulusSet
+
+__all__ = ["Force", "StudyFolder", "check_pictures", "study_generator", "study_stimuli"]
+
+StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
+
+
+def study_generator(config: StudyConfig, console: Console) -> Generator:
+    """Load the study's generator, saying so when its weights are fetched first."""
+    from hyperdecode.generators import load_generator
+    from hyperdecode.weights.store import SOURCES, cached_path
+
+    name = config.generator
+    if name in SOURCES and not cached_path(name).exists():
+        console.print(f"Fetching the weights of {name} ({SOURCES[name].megabytes} MB, once) ...")
+    return load_generator(name)
+
+
+def study_stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
+    """Make the stimuli, or read those that are there, behind a progress bar."""
+    from hyperdecode.study.stimulus_set import make_stimuli
+
+    with progress_bar("Faces", console) as update:
+        return make_stimuli(study, config, generator, force=force, progress=update)
+
+
+def check_pictures(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:
+    """Make some pictures again from their latents, and say how far they are from the files."""
+    from hyperdecode.study.stimulus_set import check_stimuli
+
+    worst = check_stimuli(made, generator, n=n)
+    console.print(f"Check: {n} pictures made again from their latents; largest difference {worst} of 255 grey levels.")

