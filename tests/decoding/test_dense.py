@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from hyperdecode.decoding.dense import INITIAL, DenseDecoder
+from hyperdecode.decoding.dense import DenseDecoder
 from hyperdecode.errors import LeakageError, UserError
 
 
@@ -37,10 +37,10 @@ def test_every_step_is_that_of_adam_by_hand():
 
     x, y = planted(n=25)
     decoder = DenseDecoder(n_epochs=3, batch_size=10, learning_rate=0.01, weight_decay=0.1, standardize=False, seed=5)
-    decoder.fit(x, y)
+    decoder.set_params(first_weights=0.2).fit(x, y)
     source = torch.Generator().manual_seed(5)
     order = torch.randperm(25, generator=source).numpy()
-    start = (2 * torch.rand(4, 20, generator=source).double().numpy() - 1) * INITIAL
+    start = (2 * torch.rand(4, 20, generator=source).double().numpy() - 1) * 0.2
     w, b = adam_by_hand(x[order], y[order], (start, np.zeros(4)), 5, 3, 10, 0.01, 0.1)
     np.testing.assert_allclose(decoder.coef_, w, atol=2e-5)
     np.testing.assert_allclose(decoder.intercept_, b, atol=2e-5)
@@ -83,7 +83,9 @@ def test_test_trials_are_refused():
         DenseDecoder(n_epochs=1).fit(x, y, roles=["train"] * 89 + ["test"])
 
 
-@pytest.mark.parametrize("change", [{"n_epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize(
+    "change", [{"n_epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"first_weights": -1.0}]
+)
 def test_settings_out_of_range(change):
     with pytest.raises(UserError, match="must be above 0"):
         DenseDecoder(**change).fit(*planted())

@@ -17,9 +17,6 @@ from hyperdecode.split import require_training
 
 __all__ = ["DenseDecoder"]
 
-INITIAL = 0.07
-"""Half width of the uniform first weights, MXNet's default."""
-
 
 class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
     r"""One dense layer, fitted by gradient descent as the paper's authors do.
@@ -29,7 +26,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         \min_{W, b} \frac{1}{2 n d} \sum_i \lVert W z_i + b - y_i \rVert^2,
 
     over batches, by Adam with the weight decay added to the gradient (d latents, n trials a batch). First weights are
-    uniform in +-0.07 and b starts at 0, as MXNet's `Dense` does; trials are shuffled once, before the first epoch,
+    uniform and b starts at 0, as MXNet's `Dense` does; trials are shuffled once, before the first epoch,
     and a last batch that is too short is filled up from the beginning, as its `NDArrayIter` does.
 
     It neither reaches the minimum nor chooses its penalty: what the first weights leave behind in directions that no
@@ -42,6 +39,8 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
     batch_size : int
     learning_rate, weight_decay : float
         Of Adam.
+    first_weights : float
+        Half width of the uniform first weights; 0.07 is MXNet's default.
     standardize : bool
         Centre each voxel and divide it by its standard deviation over the training trials.
     seed : int
@@ -73,6 +72,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         batch_size: int = 30,
         learning_rate: float = 1e-5,
         weight_decay: float = 0.01,
+        first_weights: float = 0.07,
         standardize: bool = True,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -81,6 +81,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.first_weights = first_weights
         self.standardize = standardize
         self.seed = seed
         self.progress = progress
@@ -111,11 +112,13 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         """
         voxels, latents = checked_pair(X, Y)
         require_training(roles, len(voxels), "DenseDecoder")
-        if self.n_epochs < 1 or self.batch_size < 1 or not self.learning_rate > 0 or self.weight_decay < 0:
+        if min(self.n_epochs, self.batch_size) < 1 or min(self.weight_decay, self.first_weights) < 0:
             raise UserError(
-                f"n_epochs, batch_size and learning_rate must be above 0 and weight_decay at least 0, got "
-                f"{self.n_epochs}, {self.batch_size}, {self.learning_rate} and {self.weight_decay}"
+                "n_epochs and batch_size must be above 0, weight_decay and first_weights at least 0, got "
+                f"{self.n_epochs}, {self.batch_size}, {self.weight_decay} and {self.first_weights}"
             )
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate must be above 0, got {self.learning_rate}")
         self.n_features_in_ = voxels.shape[1]
         self.x_mean_, self.x_scale_ = np.zeros(voxels.shape[1]), np.ones(voxels.shape[1])
         if self.standardize:
@@ -132,7 +135,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         inputs, targets = (torch.from_numpy(values.astype(np.float32))[order] for values in (z, y))
         n_batches = -(-len(z) // self.batch_size)
         batches = (torch.arange(n_batches * self.batch_size) % len(z)).view(n_batches, self.batch_size)
-        first = (2 * torch.rand(y.shape[1], z.shape[1], generator=source) - 1) * INITIAL
+        first = (2 * torch.rand(y.shape[1], z.shape[1], generator=source) - 1) * self.first_weights
         # Voxels x latents, with the gradient written out: on a CPU four times as fast as autograd on a `Linear`.
         weights, bias = first.T.contiguous(), torch.zeros(y.shape[1])
         weights.grad, bias.grad = torch.zeros_like(weights), torch.zeros_like(bias)

@@ -18,8 +18,8 @@ __all__ = ["SimulatedSubject", "grow_subject", "truth_volumes"]
 
 FloatArray = NDArray[np.float32]
 
-MEAN_RESPONSE = 0.015
-"""Response of V1 to a face, as a share of the baseline."""
+MEAN_RESPONSE = 0.04
+"""Amplitude of V1's response to a face, as a share of the baseline: 1.5 s of picture peak at about 1 %."""
 SELECTIVITY = 0.35
 """Spread of a voxel's responses over faces, as a share of its mean response."""
 TUNING_MM = 6.0
