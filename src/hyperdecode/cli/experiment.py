@@ -67,14 +67,7 @@ def schedule(
     made = read_stimuli(study)
     plans = [make_schedule(study, config, made, subject, force=force) for subject in config.subjects]
     console.print(_times(plans))
-    found = plans[0].efficiency
-    console.print(
-        f"Design: neighbouring trials correlate {found.lag1:+.2f} after HRF convolution, every second one "
-        f"{found.lag2:+.2f}. A trial's variance is {found.inflation:.1f} times that of a trial alone when all trials "
-        f"are fitted at once (LSA), {found.separate_inflation:.2f} times when each is fitted apart (LSS).",
-        soft_wrap=True,
-        highlight=False,
-    )
+    console.print(f"Design: {plans[0].efficiency.words}", soft_wrap=True, highlight=False)
     for plan in plans:
         console.print(f"sub-{plan.subject}: {plan.folder}, picture {plan.figure.name}", soft_wrap=True, highlight=False)
     console.print(

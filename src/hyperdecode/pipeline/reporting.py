@@ -13,11 +13,16 @@ import hyperdecode
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.pipeline.analyse import Analysis
+from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
 from hyperdecode.pipeline.records import Step, read_facts
+from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
-from hyperdecode.report.build import ReportData, SubjectReport, write_report
+from hyperdecode.report.build import Figure, ReportData, SubjectReport, write_report
+from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
+from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
-from hyperdecode.study.bids import BoldRun
+from hyperdecode.stimuli.schedule import REPEAT, scan_time
+from hyperdecode.study.bids import BoldRun, read_events
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.stimulus_set import read_picture
@@ -32,6 +37,7 @@ def report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
     """Return the step that writes the report; it depends on what the earlier steps noted, so ask for it after them."""
     layout, names = analysis.layout, analysis.stimuli.names("test")
     inputs = [layout.full_stimulus(name) for name in names]
+    inputs += [analysis.stimuli.folder / "manifest.tsv", *(run.events for mine in runs.values() for run in mine)]
     for subject in runs:
         inputs += [
             layout.subject(subject, name)
@@ -46,7 +52,7 @@ def report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
         "facts": {name: read_facts(layout.records, name) for name in names_of_steps},
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 1, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
+    return Step("report", 2, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
 
 
 def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
@@ -64,6 +70,7 @@ def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
         | {name: version(name) for name in PACKAGES},
         commands=[f"hyperdecode run {layout.study.name}"],
         seed=config.seed,
+        figures=[_schedule(analysis, runs), _duplicates(analysis)],
     )
     write_report(layout.report, data)
     write_table(layout.table, pd.concat([pd.read_csv(layout.subject(s, "scores.tsv"), sep="\t") for s in runs]))
@@ -72,6 +79,30 @@ def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
     strip = reconstruction_strip(stimuli[best], {s.label: s.reconstructions[best] for s in subjects})
     with atomic_path(layout.strip) as temporary:
         strip.convert("RGB").save(temporary, format="JPEG", quality=88)
+
+
+def _schedule(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Figure:
+    """Picture of what the first subject was shown, and how well its trials can be told apart."""
+    subject, mine = next(iter(runs.items()))
+    config, timing = analysis.config, analysis.config.timing
+    shown = [_faces(analysis, read_events(run.events)) for run in mine]
+    time = scan_time(shown, off=timing.off, lead_out=timing.lead_out, t_r=timing.t_r)
+    caption = f"What sub-{subject} was shown. {schedule_caption(shown)} {efficiency_of(config, shown, time).words}"
+    return Figure("Order of the faces", schedule_figure(shown), caption)
+
+
+def _faces(analysis: Analysis, events: pd.DataFrame) -> pd.DataFrame:
+    """Events that show a face, by its role: a data set may call its trials as it likes."""
+    faces = events[events["stim_file"].notna()]
+    names = [Path(str(name)).name for name in faces["stim_file"]]
+    roles = np.where(faces["trial_type"] == REPEAT, REPEAT, analysis.stimuli.roles(names))
+    return faces.assign(stim_file=names, trial_type=roles)
+
+
+def _duplicates(analysis: Analysis) -> Figure:
+    checks = check_stimuli_apart(analysis.stimuli)
+    caption = duplicates_caption(checks, analysis.stimuli.names("test"))
+    return Figure("Test faces are no training faces", duplicates_figure(checks), caption)
 
 
 def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> SubjectReport:

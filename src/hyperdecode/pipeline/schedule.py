@@ -40,6 +40,15 @@ class Efficiency:
     inflation: float
     separate_inflation: float
 
+    @property
+    def words(self) -> str:
+        """What was found, in two sentences."""
+        return (
+            f"Neighbouring trials correlate {self.lag1:+.2f} after HRF convolution, every second one {self.lag2:+.2f}. "
+            f"Beside the others, a trial's beta has {self.inflation:.1f} times the variance that it had alone when all "
+            f"are fitted at once (LSA), {self.separate_inflation:.2f} times when each is fitted apart (LSS)."
+        )
+
 
 @dataclass(frozen=True)
 class Schedule:
