@@ -19,6 +19,7 @@ demo: $(VENV)/.installed  ## the whole chain on two simulated subjects, into dem
 test: $(VENV)/.installed  ## all tests but the slow ones
 	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
 	$(BIN)/hyperdecode weights fetch face-models
+	$(BIN)/hyperdecode weights fetch atlas
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed  ## tests that take minutes
@@ -37,6 +38,7 @@ lint: $(VENV)/.installed  ## style, types and the import contract
 bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/generators.py --json
 	$(BIN)/python benchmarks/ridge.py --json
+	$(BIN)/python benchmarks/simulate.py --json
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -79,6 +79,7 @@ def test_an_empty_file_is_the_paper(tmp_path):
         ("[stimuli]\nrender = 256\ncrop = 0.8", r"stimuli\.size = 224 is more than the 204 px"),
         ("[viewing]\ntarget_deg = 9\npicture_deg = 8", r"viewing\.target_deg = 9 would hide the picture of 8"),
         ("[stimuli]\nn_train = 20\ntest_repeats = 1\n[schedule]\nn_runs = 99", r"56 trials cannot fill .*n_runs = 99"),
+        ("[simulation]\nthermal = 0.9", r"shared_noise, physiology and thermal are shares .* sum to 1\.3, more than 1"),
         ("task = '../../x'", r"task = '\.\./\.\./x': expected letters and digits"),
         ("subjects = []", "subjects = .*expected at least one"),
         ("subjects = ['../01']", r"subjects\.0 = '\.\./01': expected letters and digits"),

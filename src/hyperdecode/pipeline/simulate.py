@@ -25,7 +25,7 @@ from hyperdecode.simulation.bold import simulate_run
 from hyperdecode.simulation.features import FeatureBank, picture_features
 from hyperdecode.simulation.head import Head, grow_head
 from hyperdecode.simulation.motion import draw_motion
-from hyperdecode.simulation.noise import noise_sd
+from hyperdecode.simulation.noise import NoiseSettings, noise_sd
 from hyperdecode.simulation.responses import SimulatedSubject, grow_subject, truth_volumes
 from hyperdecode.stimuli.schedule import scan_time
 from hyperdecode.study.bids import read_events
@@ -145,14 +145,13 @@ class _Simulation:
         person = (anat_path(self.study, self.label), truth.warp, truth.responses, truth.settings)
         steps = [Step(f"simulate_sub-{self.label}", 2, common | grown, inputs, person, self._write_person)]
         timing = self.config.timing.model_dump(exclude={"flash_hz", "flash_duty"})
-        moved = made.model_dump(include={"motion", "null"})
         for run in range(1, self.config.schedule.n_runs + 1):
             files = run_files(self.study, self.config, self.label, run)
             outputs = [files.sidecar, files.bold, truth.motion(run), truth.trials(run)]
             source = self._events(run)
             if source != files.events:
                 outputs.append(files.events)
-            settings = common | grown | moved | timing
+            settings = common | made.model_dump() | timing
             name = f"simulate_sub-{self.label}_run-{run:02d}"
             work = partial(self._write_run, run, source)
             steps.append(Step(name, 1, settings, (*inputs, source), tuple(outputs), work))
@@ -192,7 +191,20 @@ class _Simulation:
         if self.config.simulation.noise_ceiling == 1:
             return None
         events = read_plan(self.study, self.config, self.label, 1)
-        return noise_sd(self.subject, events, t_r=self.config.timing.t_r, n_volumes=self._n_volumes(events))
+        t_r, n_volumes = self.config.timing.t_r, self._n_volumes(events)
+        return noise_sd(self.subject, events, t_r=t_r, n_volumes=n_volumes, settings=self.noise_settings)
+
+    @property
+    def noise_settings(self) -> NoiseSettings:
+        made = self.config.simulation
+        return NoiseSettings(
+            shared=made.shared_noise,
+            own=max(0.0, 1 - made.shared_noise - made.physiology - made.thermal),
+            physio=made.physiology,
+            thermal=made.thermal,
+            ar1=made.ar1,
+            drift=made.drift,
+        )
 
     def _events(self, run: int) -> Path:
         """Say what the subject saw: the events of a run that was presented, else the plan."""
@@ -248,6 +260,7 @@ class _Simulation:
             n_volumes=n_volumes,
             noise=self.noise,
             motion=moved,
+            settings=self.noise_settings,
             seed=seed,
         )
         if files.events != source:

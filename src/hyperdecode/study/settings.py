@@ -120,6 +120,16 @@ class SimulationSettings(Settings):
     """Share of a single trial's variance that the face explains, median over voxels that see (1: no noise at all)."""
     motion: Annotated[float, Field(ge=0, le=5)] = 0.0
     """Head motion, mean framewise displacement in mm (above 0: realign before decoding)."""
+    shared_noise: Annotated[float, Field(ge=0, le=1)] = 0.30
+    """Share of the noise variance that neighbouring voxels have in common (autoregressive)."""
+    physiology: Annotated[float, Field(ge=0, le=1)] = 0.10
+    """Share of heart beat and breathing, mean over grey matter."""
+    thermal: Annotated[float, Field(ge=0, le=1)] = 0.35
+    """Share of the scanner's white noise; what the three leave is autoregressive noise of each voxel alone."""
+    ar1: Annotated[float, Field(ge=0, lt=1)] = 0.35
+    """Correlation of autoregressive noise between neighbouring volumes."""
+    drift: Annotated[float, Field(ge=0, le=0.2)] = 0.01
+    """Slow drift over a run: standard deviation as a share of the baseline."""
     null: bool = False
     """Voxels respond, but to nothing about the face that was shown: a subject to test tests on."""
 
@@ -203,6 +213,13 @@ class StudyConfig(Settings):
         if view.target_deg >= view.picture_deg:
             raise ValueError(
                 f"viewing.target_deg = {view.target_deg:g} would hide the picture of {view.picture_deg:g} deg: lower it"
+            )
+        made = self.simulation
+        shares = made.shared_noise + made.physiology + made.thermal
+        if shares > 1 + 1e-9:
+            raise ValueError(
+                f"simulation.shared_noise, physiology and thermal are shares of the noise and sum to {shares:g}, more "
+                "than 1: lower one of them"
             )
         trials = stimuli.n_train + stimuli.n_test * stimuli.test_repeats
         if trials < self.schedule.n_runs:
