@@ -28,10 +28,16 @@ GREY_MATTER = 0.3
 SPREAD_MM = 2.0
 """How far a region's label reaches into unlabelled grey matter: the atlas is thinner than coarse voxels."""
 SUBJECT_MM = ((-100.0, 100.0), (-140.0, 110.0), (-90.0, 115.0))
+COARSE_MM = 3.0
+"""Grid on which the extent of a head is looked for within `SUBJECT_MM`."""
 MARGIN_MM = 8.0
 """Room around what must stay in the field of view when the head moves."""
 SHELLS_MM = (2.5, 7.0, 13.0)
 """Outer edge of cerebrospinal fluid, skull and scalp, from the brain's surface."""
+TEMPLATE_MM = 20
+"""Air around the template's brain: room for the shells, and for smoothing them."""
+AIR_MM = 6.0
+"""Air around the scalp in the T1w."""
 EPI = {"grey": 1000.0, "white": 800.0, "fluid": 1400.0, "skull": 60.0, "scalp": 250.0}
 T1 = {"fluid": 90.0, "skull": 60.0, "scalp": 900.0, "brain": 1000.0}
 WARP_SMOOTH_MM, WARP_MM = 14.0, 2.2
@@ -101,9 +107,9 @@ class Warp:
     def __call__(self, points: NDArray[np.floating]) -> NDArray[np.float32]:
         """Return MNI positions (..., 3) of subject positions (..., 3), both in mm."""
         at = np.asarray(points, np.float32).reshape(-1, 3)
-        moved = apply_affine(self.affine, at).astype(np.float32)
+        moved = _transformed(self.affine, at)
         if self.displacement.any():
-            index = apply_affine(np.linalg.inv(self.grid), at).T.astype(np.float32)
+            index = _transformed(np.linalg.inv(self.grid), at).T
             for k in range(3):
                 moved[:, k] += ndimage.map_coordinates(self.displacement[..., k], index, order=1, mode="nearest")
         return np.asarray(moved.reshape(np.shape(points)))
@@ -211,13 +217,13 @@ class _Template:
     """The MNI head at 1 mm: nilearn's brain in shells of fluid, skull and scalp, and the atlas on its own grid."""
 
     def __init__(self, atlas: Atlas) -> None:
-        image, pad = load_mni152_template(resolution=1), 20
+        image = load_mni152_template(resolution=1)
+        box = _box(np.asarray(image.dataobj) > 0)
         self.affine = np.asarray(image.affine, np.float64).copy()
-        self.affine[:3, 3] -= pad * self.affine[:3, :3].sum(axis=1)
-        self.t1 = np.pad(np.asarray(image.dataobj, np.float32), pad)
-        grey, white = (
-            np.pad(np.asarray(load(resolution=1).dataobj, np.float32), pad)
-            for load in (load_mni152_gm_template, load_mni152_wm_template)
+        self.affine[:3, 3] = apply_affine(image.affine, [part.start - TEMPLATE_MM for part in box])
+        self.t1, grey, white = (
+            np.pad(np.asarray(each.dataobj, np.float32)[box], TEMPLATE_MM)
+            for each in (image, load_mni152_gm_template(resolution=1), load_mni152_wm_template(resolution=1))
         )
         self.brain = self.t1 > 0
         outside = ndimage.distance_transform_edt(~self.brain).astype(np.float32)
@@ -230,19 +236,23 @@ class _Template:
             "skull": ((outside > fluid) & (outside <= skull)).astype(np.float32),
             "scalp": ((outside > skull) & (outside <= scalp)).astype(np.float32),
         }
+        self.head = (outside <= scalp).astype(np.float32)
         self.atlas = atlas
 
     @cached_property
     def labels(self) -> NDArray[np.int16]:
         """Atlas, each label grown into what lies within `SPREAD_MM` of it and has none."""
-        far, nearest = ndimage.distance_transform_edt(self.atlas.labels == 0, return_indices=True)
-        grown: NDArray[np.int16] = np.where(far <= SPREAD_MM, self.atlas.labels[tuple(nearest)], 0).astype(np.int16)
+        grown = np.zeros(self.atlas.labels.shape, np.int16)
+        box = _box(self.atlas.labels > 0, int(np.ceil(SPREAD_MM)))
+        labels = self.atlas.labels[box]
+        far, nearest = ndimage.distance_transform_edt(labels == 0, return_indices=True)
+        grown[box] = np.where(far <= SPREAD_MM, labels[tuple(nearest)], 0)
         return grown
 
     def pull(self, values: NDArray[np.float32], mni: NDArray[np.float32], voxel_size: float) -> NDArray[np.float32]:
         """Return values at MNI positions, averaged over about a voxel."""
         smooth = ndimage.gaussian_filter(values, 0.35 * voxel_size) if voxel_size > 1 else values
-        index = apply_affine(np.linalg.inv(self.affine), mni.reshape(-1, 3)).T.astype(np.float32)
+        index = _transformed(np.linalg.inv(self.affine), mni.reshape(-1, 3)).T
         pulled: NDArray[np.float32] = ndimage.map_coordinates(smooth, index, order=1, mode="constant")
         return pulled.reshape(mni.shape[:3])
 
@@ -260,6 +270,18 @@ def _template(atlas: Atlas) -> _Template:
     return _Template(atlas)
 
 
+def _box(inside: NDArray[np.bool_], margin: int = 0) -> tuple[slice, ...]:
+    """Return the smallest box around what is true, and a margin as far as the array goes."""
+    box = ndimage.find_objects(inside.astype(np.uint8))[0]
+    return tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in box)
+
+
+def _transformed(matrix: FloatArray, points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return points (n, 3) moved by an affine map, in single precision: 0.1 um at the size of a head."""
+    moved: NDArray[np.float32] = points @ matrix[:3, :3].T.astype(np.float32) + matrix[:3, 3].astype(np.float32)
+    return moved
+
+
 def _grid(size: tuple[int, ...], affine: FloatArray) -> NDArray[np.float32]:
     """Return the subject position of every voxel, (x, y, z, 3); the axes of `affine` are those of space."""
     points = np.empty((*size, 3), np.float32)
@@ -269,21 +291,27 @@ def _grid(size: tuple[int, ...], affine: FloatArray) -> NDArray[np.float32]:
     return points
 
 
+def _extent(warp: Warp, wanted: Callable[[NDArray[np.float32]], NDArray[np.bool_]]) -> tuple[FloatArray, FloatArray]:
+    """Return the lowest and highest subject mm at whose MNI position something is wanted, on a coarse grid."""
+    low, high = np.array(SUBJECT_MM).T
+    size = tuple(np.ceil((high - low) / COARSE_MM).astype(int) + 1)
+    coarse = nib.affines.from_matvec(np.eye(3) * COARSE_MM, low)
+    where = apply_affine(coarse, np.argwhere(wanted(warp(_grid(size, coarse)))))
+    return where.min(axis=0), where.max(axis=0)
+
+
 def _field_of_view(
     template: _Template, warp: Warp, coverage: str, table: Mapping[int, Region], voxel_size: float
 ) -> tuple[FloatArray, tuple[int, int, int]]:
     """Return affine and size of a grid that holds the brain, or all regions that respond, with a margin."""
-    step = 3.0
-    low, high = np.array(SUBJECT_MM).T
-    size = tuple(np.ceil((high - low) / step).astype(int) + 1)
-    coarse = nib.affines.from_matvec(np.eye(3) * step, low)
-    mni = warp(_grid(size, coarse))
-    if coverage == "whole":
-        wanted = template.pull(template.brain.astype(np.float32), mni, step) > 0.1
-    else:
-        wanted = np.isin(template.pull_labels(mni), list(table))
-    where = apply_affine(coarse, np.argwhere(wanted))
-    first, last = where.min(axis=0) - MARGIN_MM, where.max(axis=0) + MARGIN_MM
+
+    def wanted(mni: NDArray[np.float32]) -> NDArray[np.bool_]:
+        if coverage == "whole":
+            return template.pull(template.brain.astype(np.float32), mni, COARSE_MM) > 0.1
+        return np.isin(template.pull_labels(mni), list(table))
+
+    low, high = _extent(warp, wanted)
+    first, last = low - MARGIN_MM, high + MARGIN_MM
     # Voxel centres at multiples of the voxel size: grids of one size line up between subjects.
     first = np.floor(first / voxel_size) * voxel_size
     n = np.ceil((last - first) / voxel_size).astype(int) + 1
@@ -301,9 +329,10 @@ def _bias(rng: np.random.Generator, size: tuple[int, ...], affine: FloatArray) -
 def _t1w(template: _Template, warp: Warp, seed: int) -> Any:
     """Make the whole head at 1 mm, with skull and scalp, uneven and noisy."""
     rng = np.random.default_rng([seed, 2])
-    low, high = np.array(SUBJECT_MM).T
-    size = tuple((high - low).astype(int))
-    affine = nib.affines.from_matvec(np.eye(3), low)
+    low, high = _extent(warp, lambda mni: template.pull(template.head, mni, 1.0) > 0)
+    # No head reaches over the edge of the box that it was looked for in.
+    size = tuple(np.ceil(high - low + 2 * AIR_MM).astype(int) + 1)
+    affine = nib.affines.from_matvec(np.eye(3), np.floor(low - AIR_MM))
     shells = {name: template.shares[name] for name in ("skull", "scalp")}
     rim = template.shares["fluid"] * ~template.brain
     head = T1["brain"] * template.t1 / template.t1.max() + T1["fluid"] * rim
