@@ -139,22 +139,22 @@ class _Simulation:
     def steps(self, generator: Generator) -> list[Step]:
         """Return the steps that write the subject: anatomy and truth, then run by run."""
         truth, made = self.truth, self.config.simulation
-        common = {"seed": self.config.seed, "task": self.config.task, "generator": generator.fingerprint}
-        grown = made.model_dump(include={"coverage", "voxel_size", "head", "noise_ceiling"})
+        # All settings for the person too: noise and motion shape nobody, but the truth beside the data names them.
+        general = {"seed": self.config.seed, "task": self.config.task, "generator": generator.fingerprint}
+        settings = general | made.model_dump()
         inputs = (self.stimuli.folder / "manifest.tsv", self.stimuli.folder / "latents.safetensors")
         person = (anat_path(self.study, self.label), truth.warp, truth.responses, truth.settings)
-        steps = [Step(f"simulate_sub-{self.label}", 2, common | grown, inputs, person, self._write_person)]
+        steps = [Step(f"simulate_sub-{self.label}", 3, settings, inputs, person, self._write_person)]
         timing = self.config.timing.model_dump(exclude={"flash_hz", "flash_duty"})
         for run in range(1, self.config.schedule.n_runs + 1):
             files = run_files(self.study, self.config, self.label, run)
-            outputs = [files.sidecar, files.bold, truth.motion(run), truth.trials(run)]
+            outputs = [files.sidecar, files.bold, truth.motion(run), truth.motion_sidecar(run), truth.trials(run)]
             source = self._events(run)
             if source != files.events:
                 outputs.append(files.events)
-            settings = common | made.model_dump() | timing
             name = f"simulate_sub-{self.label}_run-{run:02d}"
             work = partial(self._write_run, run, source)
-            steps.append(Step(name, 1, settings, (*inputs, source), tuple(outputs), work))
+            steps.append(Step(name, 2, settings | timing, (*inputs, source), tuple(outputs), work))
         return steps
 
     @property
@@ -269,7 +269,7 @@ class _Simulation:
         x, y, z = self.head.brain.shape
         t_r, pieces = config.timing.t_r, simulated.volumes()
         write_series(files.bold, Series(pieces, (x, y, z, n_volumes), self.head.affine, t_r, self.space))
-        self.truth.write_motion(run, np.zeros((n_volumes, 6)) if moved is None else moved)
+        self.truth.write_motion(run, simulated.motion, simulated.centre)
         self.truth.write_trials(run, events, [names[row] for row in rows])
         return {"n_volumes": n_volumes, "n_trials": len(events)}
 

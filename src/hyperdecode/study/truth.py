@@ -19,6 +19,17 @@ from hyperdecode.study.derivatives import write_json, write_table
 
 __all__ = ["Truth"]
 
+MOVED = (
+    "of the head from where it lay at the first volume: a point p goes to R (p - c) + c + t, in the mm of the BOLD, "
+    "with c the RotationCentre and R turning about x first, then y, then z."
+)
+MOTION = {
+    f"{kind}_{axis}": {"Description": f"{word} {preposition} {axis} {MOVED}", "Units": unit}
+    for kind, word, preposition, unit in (("trans", "Translation", "along", "mm"), ("rot", "Rotation", "about", "rad"))
+    for axis in "xyz"
+}
+"""Columns of planted motion and what they mean."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -67,6 +78,10 @@ class Truth:
         stem = f"sub-{self.subject}_task-{self.config.task}_run-{run:02d}"
         return self._folder / "func" / f"{stem}_desc-planted_motion.tsv"
 
+    def motion_sidecar(self, run: int) -> Path:
+        """Return the path of what the columns of `motion` mean and of the point about which the head turned."""
+        return self.motion(run).with_suffix(".json")
+
     def trials(self, run: int) -> Path:
         """Return the path of a run's trials: the stimulus shown and the one that the voxels responded to."""
         stem = f"sub-{self.subject}_task-{self.config.task}_run-{run:02d}"
@@ -95,10 +110,10 @@ class Truth:
         with atomic_path(self.responses) as temporary:
             save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, temporary)
 
-    def write_motion(self, run: int, parameters: NDArray[np.float64]) -> None:
-        """Write translations (mm) and rotations (rad) of each volume."""
-        names = ["trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z"]
-        write_table(self.motion(run), pd.DataFrame(parameters, columns=names))
+    def write_motion(self, run: int, parameters: NDArray[np.float64], centre: NDArray[np.float64]) -> None:
+        """Write translations (mm) and rotations (rad) of each volume, and beside them the centre of rotation (mm)."""
+        write_table(self.motion(run), pd.DataFrame(parameters, columns=list(MOTION)))
+        write_json(self.motion_sidecar(run), {"RotationCentre": centre.tolist(), "RotationCentreUnits": "mm", **MOTION})
 
     def write_trials(self, run: int, events: pd.DataFrame, evoked: list[str]) -> None:
         """Write which stimulus each trial showed and which one its responses are of (another one in a null subject)."""
