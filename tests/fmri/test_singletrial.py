@@ -154,3 +154,14 @@ def test_more_trials_than_volumes_is_for_lss_only():
     with pytest.raises(UserError, match="use method 'lss'"):
         single_trial_zmaps(bold, onsets, np.ones(50), 2.0, method="lsa")
     assert np.isfinite(single_trial_zmaps(bold, onsets, np.ones(50), 2.0).z).all()
+
+
+@pytest.mark.parametrize("dof", [3.0, 40.0, 331.0])
+def test_many_z_are_those_of_few(dof):
+    """A large array goes by a spline, a small one by the formula."""
+    t = np.concatenate([np.linspace(-45, 45, 20_001), [0.0, -0.0, 1e-9, -12.0, 12.0, np.nextafter(12.0, 13)]])
+    few = np.concatenate([z_from_t(part, dof) for part in np.array_split(t, 20)])
+    many = z_from_t(t, dof)
+    assert np.abs(many - few).max() < 1e-9
+    assert (np.diff(many[:20_001]) > 0)[np.abs(few[1:20_001]) < 36].all()
+    assert np.isnan(z_from_t(np.full(10_000, np.nan), dof)).all()
