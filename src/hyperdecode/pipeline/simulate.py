@@ -209,8 +209,13 @@ class _Simulation:
     def _events(self, run: int) -> Path:
         """Say what the subject saw: the events of a run that was presented, else the plan."""
         files = presented_files(self.study, self.config, self.label, run)
-        shown = files.state not in ("new", "foreign")
-        return files.events if shown else plan_path(self.study, self.config, self.label, run)
+        if files.state in ("new", "foreign"):
+            return plan_path(self.study, self.config, self.label, run)
+        planned = list(read_plan(self.study, self.config, self.label, run)["stim_file"])
+        shown = [Path(str(name)).name for name in read_events(files.events)["stim_file"]]
+        if shown != planned[: len(shown)]:
+            raise UserError(f"{files.events} was rehearsed by another plan: move it away, or rehearse the run again")
+        return files.events
 
     def _n_volumes(self, events: pd.DataFrame) -> int:
         timing = self.config.timing
