@@ -16,7 +16,7 @@ from hyperdecode.study.stimulus_set import make_stimuli
 from hyperdecode.study.truth import Truth
 
 TINY = Size(n_train=60, n_test=10, test_repeats=3, n_runs=2)
-N_SUBJECTS, N_CONTROLS = 40, 10
+N_SUBJECTS, N_CONTROLS = 40, 8
 LATENT_METRICS = ["lsim", "cosine", "r_squared", "identification", "lsim_raw"]
 
 
