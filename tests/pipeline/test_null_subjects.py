@@ -15,7 +15,7 @@ from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.stimulus_set import make_stimuli
 from hyperdecode.study.truth import Truth
 
-TINY = Size(n_train=60, n_test=10, test_repeats=3, n_runs=2)
+TINY = Size(n_train=48, n_test=10, test_repeats=2, n_runs=1)
 N_SUBJECTS, N_CONTROLS = 40, 8
 LATENT_METRICS = ["lsim", "cosine", "r_squared", "identification", "lsim_raw"]
 
