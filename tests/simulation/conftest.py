@@ -3,20 +3,8 @@
 import numpy as np
 import pytest
 
-from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.simulation.features import FeatureBank
 from hyperdecode.simulation.head import grow_head
-from hyperdecode.weights.atlas import load_atlas
-
-
-@pytest.fixture(scope="session")
-def atlas():
-    try:
-        return load_atlas()
-    except WeightFileError:
-        raise
-    except UserError as error:
-        pytest.skip(f"the atlas is neither in the cache nor to be had: {error}")
 
 
 @pytest.fixture(scope="session")

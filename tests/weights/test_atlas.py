@@ -2,18 +2,8 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.atlas import HCPEX, load_atlas
-
-
-@pytest.fixture(scope="module")
-def atlas():
-    try:
-        return load_atlas()
-    except WeightFileError:
-        raise
-    except UserError as error:
-        pytest.skip(f"the atlas is neither in the cache nor to be had: {error}")
 
 
 def centre(atlas, name):
