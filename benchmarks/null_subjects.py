@@ -281,8 +281,9 @@ def alarm(rows: Sequence[Uniformity]) -> float:
 
 
 def noticed(n: int, n_tests: int) -> float:
-    """Return the least share of p <= 0.05 among n subjects that raises the alarm on its own."""
-    return next(k / n for k in range(int(LEVEL * n), n + 1) if n_tests * float(binomtest(k, n, LEVEL).pvalue) < ALPHA)
+    """Return the least share of p <= 0.05 among n subjects that raises the alarm on its own; infinity if none does."""
+    enough = (k for k in range(int(LEVEL * n), n + 1) if n_tests * float(binomtest(k, n, LEVEL).pvalue) < ALPHA)
+    return next((k / n for k in enough), float("inf"))
 
 
 def collect(
