@@ -82,6 +82,16 @@ def test_a_warp_has_no_fold(seed):
     assert 1.5 < moved.mean() < 6
 
 
+def test_a_warp_of_a_grid_is_that_of_its_voxels():
+    warp = draw_warp("own", 4)
+    affine = np.diag([7.0, 9.0, 11.0, 1.0])
+    affine[:3, 3] = -150, -130, -95  # beyond the grid of the displacement on one side
+    places = apply_affine(affine, np.moveaxis(np.indices((30, 25, 20)), 0, -1))
+    found = warp.on_grid((30, 25, 20), affine)
+    np.testing.assert_allclose(found, warp(places), atol=1e-3)
+    assert np.abs(found - places).max() > 4
+
+
 def test_the_jacobian_is_the_volume_of_a_moved_cube():
     warp = draw_warp("own", 4)
     at, step = np.array([12, 20, 9]), 4.0
