@@ -21,8 +21,8 @@ def own_head(atlas):
 
 @pytest.fixture(scope="session")
 def bank():
-    """Independent noise for features: five layers and a picture, 150 stimuli."""
+    """Independent noise for features: five layers and a picture, 400 stimuli."""
     rng = np.random.default_rng(0)
     sizes = [(12, 4), (12, 8), (12, 8), (12, 8), (12, 8), (4, 8)]
-    values = tuple(rng.standard_normal((150, channels, side, side)).astype(np.float32) for channels, side in sizes)
+    values = tuple(rng.standard_normal((400, channels, side, side)).astype(np.float32) for channels, side in sizes)
     return FeatureBank(("b4", "b8", "b16", "b32", "b64", "picture"), values)

@@ -30,7 +30,7 @@ def read_by_hand(values, centre, sd):
 def test_shapes_and_scale(subject, bank):
     n = len(subject.voxels)
     assert n > 1500 and (np.diff(subject.voxels) > 0).all()
-    assert subject.responses.shape == (150, n) and subject.mix.shape == (6, n)
+    assert subject.responses.shape == (400, n) and subject.mix.shape == (6, n)
     mean = subject.responses.mean(0)
     np.testing.assert_allclose(subject.responses.std(0), SELECTIVITY * mean, rtol=1e-3)
     expected = MEAN_RESPONSE * lookup(subject.region, subject.head.table, "response")
@@ -63,7 +63,7 @@ def test_a_voxel_responds_to_the_layers_of_its_mix(subject, bank):
             x = x - x.mean(0)
             explained.append(1 - ((y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) ** 2).sum() / (y**2).sum())
         n_channels = np.array([values.shape[1] for values in bank.values])
-        adjusted = 1 - (1 - np.array(explained)) * 149 / (149 - n_channels)
+        adjusted = 1 - (1 - np.array(explained)) * 399 / (399 - n_channels)
         np.testing.assert_allclose(adjusted, subject.mix[:, v] ** 2, atol=0.2)
         right += adjusted.argmax() == subject.mix[:, v].argmax()
     assert right >= 55
@@ -75,6 +75,13 @@ def test_hemispheres_see_opposite_halves(subject):
     assert (subject.field_centre[v1 & left, 1] >= 0.5).all() and (subject.field_centre[v1 & ~left, 1] <= 0.5).all()
     assert (subject.field_centre[ffc & left, 1] < 0.5).mean() > 0.2
     assert subject.field_sd[v1].max() < subject.field_sd[ffc].min()
+    # In between, areas see more of the other side and some of their own; none piles up on the middle line.
+    beyond = []
+    for short in ("V1", "V4", "LO2", "PIT", "FFC"):
+        column = subject.field_centre[of(subject, short), 1]
+        beyond.append(((column > 0.5) == left[of(subject, short)]).mean())
+        assert short == "V1" or (np.abs(column - 0.5) < 1e-4).mean() < 0.01
+    assert beyond == sorted(beyond, reverse=True) and beyond[-1] < 0.75
 
 
 def test_tuning_is_smooth_over_the_cortex(subject):

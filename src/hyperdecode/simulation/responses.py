@@ -195,12 +195,13 @@ def _fields(
     rng: np.random.Generator, cortex: _Cortex, head: Head, region: NDArray[np.int16]
 ) -> tuple[FloatArray, FloatArray]:
     """Centre (row, column) and size of each voxel's receptive field."""
-    offset = 0.22 * cortex.smooth(rng, 2, PLACE_MM)
-    # The left hemisphere sees what is right of fixation.
-    beside = np.where(region <= N_CORTICAL // 2, 1, -1) * np.abs(offset[:, 1])
+    row, column, beside = 0.22 * cortex.smooth(rng, 3, PLACE_MM).T
+    # The left hemisphere sees what is right of fixation. Two fields are added: one alone, folded over, would pile up
+    # places on the middle line.
     lateral = lookup(region, head.table, "lateral")
-    column = lateral * beside + (1 - lateral) * offset[:, 1]
-    centre = np.clip(0.5 + np.stack([offset[:, 0], column], axis=1), 0, 1).astype(np.float32)
+    side = np.where(region <= N_CORTICAL // 2, 1, -1)
+    column = (1 - lateral) * column + lateral * side * np.abs(beside)
+    centre = np.clip(0.5 + np.stack([row, column], axis=1), 0, 1).astype(np.float32)
     return centre, lookup(region, head.table, "field")
 
 
