@@ -153,14 +153,25 @@ def test_options_of_simulate_win_over_the_settings(study, simulated, program):
 
 def test_a_null_subject_becomes_a_seeing_one_and_says_so(done, simulated, program):
     assert "simulated subjects are up to date" in program("simulate", done)[1]
-    assert "BOLD: simulated sub-01." in program("simulate", done, "--null")[1]
+    out = program("simulate", done, "--null")[1]
+    assert "BOLD: simulated sub-01." in out and "These are null subjects" in out and "preprocess" not in out
     assert func(done, 1, "bold.nii.gz").read_bytes() != func(simulated, 1, "bold.nii.gz").read_bytes()
     assert "simulated subjects are up to date" in program("simulate", done, "--null")[1]
-    assert "BOLD: simulated sub-01." in program("simulate", done)[1]
+    out = program("simulate", done)[1]
+    assert "BOLD: simulated sub-01." in out and "null" not in out
     assert contents(done) == contents(simulated)
     written = func(done, 1, "bold.nii.gz").stat().st_mtime_ns
     assert "BOLD: simulated sub-01." in program("simulate", done, "--force")[1]
     assert contents(done) == contents(simulated) and func(done, 1, "bold.nii.gz").stat().st_mtime_ns > written
+
+
+def test_heads_that_move_are_to_be_realigned(done, program):
+    text = (done / "study.toml").read_text()
+    (done / "study.toml").write_text(
+        text.replace('head = "mni"', 'head = "own"').replace("motion = 0.0", "motion = 0.2")
+    )
+    out = program("simulate", done)[1]
+    assert f"since they move and their heads are not MNI's: hyperdecode preprocess {done}" in out
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,21 @@ def _simulate(
         written = work(study, config, made, generator, force=force, progress=update)
     done = f"simulated {', '.join(f'sub-{s}' for s in written)}" if written else "simulated subjects are up to date"
     console.print(f"BOLD: {done}.")
+    for line in _remarks(study, config):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _remarks(study: Path, config: StudyConfig) -> list[str]:
+    """Say what one should know of these subjects before analysing them."""
+    made, lines = config.simulation, []
+    if made.null:
+        lines.append("These are null subjects: their voxels respond, and know nothing of the faces that were shown.")
+    if made.motion or made.head == "own":
+        what = " and ".join(
+            [*(["they move"] if made.motion else []), *(["their heads are not MNI's"] if made.head == "own" else [])]
+        )
+        lines.append(f"Realign and normalise them first, since {what}: hyperdecode preprocess {study}")
+    return lines
 
 
 def _run(
