@@ -197,7 +197,8 @@ def test_a_study_in_order_is_valid(done, program):
     code, out, err = program("validate", done)
     assert code == 0 and err == "" and f"{done}: 0 errors, " in out and "Error:" not in out
     hints = [line for line in out.splitlines() if line.startswith("Hint: ")]
-    assert 0 < len(hints) <= 20 and any(line.endswith("times)") for line in hints)
+    assert 1 < len(hints) < 8 and sum("recommended keys that are absent: " in line for line in hints) == 1
+    assert "EchoTime, " in hints[-1] and "License, " in hints[-1] and len(set(hints)) == len(hints)
 
 
 def test_mistakes_are_named_in_one_line_each_and_exit_with_1(done, program):

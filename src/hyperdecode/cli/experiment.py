@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,8 @@ __all__ = ["schedule", "stimuli", "validate"]
 INVALID = 1
 """Exit code of a folder that has errors."""
 SHOWN_FINDINGS = 20
+HINT_LENGTH = 200
+ABSENT = re.compile(r"(JSON|SIDECAR)_KEY_RECOMMENDED\.")
 
 
 def stimuli(
@@ -91,15 +95,19 @@ def validate(study: StudyFolder) -> None:
     warnings = [finding for finding in found if finding.severity != "error"]
     for finding in errors[:SHOWN_FINDINGS]:
         console.print(f"Error: {finding.where}: {finding.text}", soft_wrap=True, highlight=False, markup=False)
-    kinds: dict[str, int] = {}
-    for finding in warnings:
-        kinds[finding.text] = kinds.get(finding.text, 0) + 1
-    for text, count in list(kinds.items())[:SHOWN_FINDINGS]:
-        times = f" ({count} times)" if count > 1 else ""
-        console.print(f"Hint: {text}{times}", soft_wrap=True, highlight=False, markup=False)
+    for line in _hints([finding.text for finding in warnings])[:SHOWN_FINDINGS]:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"{study}: {len(errors)} errors, {len(warnings)} hints", soft_wrap=True, highlight=False)
     if errors:
         raise typer.Exit(INVALID)
+
+
+def _hints(texts: list[str]) -> list[str]:
+    """One line a kind; all recommended keys that are absent in one, since a scanner's converter fills most of them."""
+    absent = sorted({text.split(":")[0].split(".")[1] for text in texts if ABSENT.match(text)})
+    others = Counter(" ".join(text.split())[:HINT_LENGTH] for text in texts if not ABSENT.match(text))
+    lines = [f"Hint: {text}{f' ({count} times)' if count > 1 else ''}" for text, count in others.items()]
+    return [*lines, f"Hint: recommended keys that are absent: {', '.join(absent)}"] if absent else lines
 
 
 def _shown(study: Path, config: StudyConfig, made: StimulusSet, console: Console) -> None:
