@@ -79,10 +79,13 @@ def test_a_real_run_is_as_the_log_says_by_another_clock(dummy, monkeypatch):
     ends = times[1:][(levels[1:] == 128) & (levels[:-1] != 128)]
     logged = np.array([(trial.onset, trial.onset + trial.duration) for trial in run.trials])
     assert run.whole and set(levels) == {128, 30, 220} and len(begins) == 5
-    # The trigger is seen within a millisecond or two; a busy computer may add a pause now and then.
-    assert np.median(np.abs(begins - logged[:, 0])) < 0.005 and np.abs(begins - logged[:, 0]).max() < 0.1
-    assert np.median(np.abs(ends - logged[:, 1])) < 0.005
-    assert np.median(np.abs(begins - onsets)) < refresh.period + 0.005
+    # The trigger is seen a millisecond or two after it was sent, later on a busy computer; from then on both clocks agree.
+    late = np.median(begins - logged[:, 0])
+    assert -0.001 < late < 0.1
+    off = np.abs(begins - logged[:, 0] - late)
+    assert np.median(off) < 0.002 and off.max() < 0.1
+    assert np.median(np.abs(ends - logged[:, 1] - late)) < 0.002
+    assert np.median(np.abs(begins - late - onsets)) < refresh.period + 0.005
 
 
 def test_what_is_drawn(dummy):
