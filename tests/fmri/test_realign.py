@@ -6,7 +6,8 @@ from nilearn.datasets import load_mni152_template
 from scipy import ndimage
 
 from hyperdecode.errors import UserError
-from hyperdecode.fmri.realign import framewise_displacement, realign, resample, rigid_matrix, rigid_parameters
+from hyperdecode.fmri.realign import framewise_displacement, realign, rigid_matrix, rigid_parameters
+from hyperdecode.fmri.resample import resample
 
 AFFINE = np.array([[-3.0, 0.1, 0, 70], [0.1, 2.95, -0.7, -90], [0, 0.7, 3.2, -50], [0, 0, 0, 1.0]])
 SHAPE = (48, 56, 36)

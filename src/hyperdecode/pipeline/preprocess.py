@@ -26,7 +26,8 @@ from hyperdecode.fmri.normalise import (
     normalise,
     register_anatomy,
 )
-from hyperdecode.fmri.realign import Motion, realign, resample
+from hyperdecode.fmri.realign import Motion, realign
+from hyperdecode.fmri.resample import resample
 from hyperdecode.fmri.singletrial import Method, single_trial_zmaps
 from hyperdecode.report.brainmaps import draw_contrast, draw_mask, draw_registration
 from hyperdecode.study.bids import BoldRun, LoadedRun, index_bids, load_run, read_image
