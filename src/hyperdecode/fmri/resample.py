@@ -1,31 +1,41 @@
-"""Values of many volumes at points in mm, by one cubic spline interpolation."""
+"""Values of many volumes at points in mm, by one cubic spline interpolation; volume by volume, also from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
-__all__ = ["resample"]
+from hyperdecode.errors import UserError
+from hyperdecode.fmri.series import Series, in_order
+from hyperdecode.fmri.splines import near_marked, spline_coefficients, spline_values
 
+__all__ = ["resample", "resampled_volumes"]
+
+FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 
 def resample(
-    volumes: NDArray[np.generic],
+    volumes: Any,
     affine: ArrayLike,
     matrices: ArrayLike,
     points: ArrayLike,
     *,
     progress: Progress | None = None,
+    out: NDArray[np.float32] | None = None,
+    threads: int | None = None,
 ) -> NDArray[np.float32]:
     """Take each volume's value at ``M_v p``: motion and any earlier transform of the points in one interpolation.
 
+    Volumes are read and interpolated a few at a time: besides series and result, memory holds no more than three
+    volumes a thread. The values are the same, bit for bit, for any number of threads.
+
     Parameters
     ----------
-    volumes : ndarray, shape (x, y, z, n_volumes)
+    volumes : ndarray, nibabel array proxy or Series, shape (x, y, z, n_volumes)
         BOLD as it was acquired.
     affine : array-like, shape (4, 4)
         Voxel to mm.
@@ -35,27 +45,70 @@ def resample(
         Reference points in mm; for an MNI grid, `Normalisation.to_epi` of its points.
     progress : callable, optional
         Called with (volumes done, volumes to do).
+    out : ndarray of float32, shape (n_volumes, n_points), optional
+        Where to put the values, for instance a memory map.
+    threads : int, optional
+        Default: the usable cores.
 
     Returns
     -------
     ndarray of float32, shape (n_volumes, n_points)
-        Cubic spline values; NaN where the point falls outside the volume or beside a voxel that is not finite.
+        Cubic spline values; NaN where the point falls outside the volume (by half a voxel) or beside a voxel that is
+        not finite.
+
+    Raises
+    ------
+    UserError
+        When shapes do not fit.
     """
-    to_voxel = np.linalg.inv(np.asarray(affine, dtype=np.float64))
-    at, motion = np.asarray(points, dtype=np.float64), np.asarray(matrices, dtype=np.float64)
-    limits = np.asarray(volumes.shape[:3], dtype=np.float64)[:, None] - 0.5
-    out = np.empty((volumes.shape[3], at.shape[0]), dtype=np.float32)
-    for k in range(volumes.shape[3]):
-        matrix = to_voxel @ motion[k]
-        voxels = matrix[:3, :3] @ at.T + matrix[:3, 3:]
-        volume = np.asarray(volumes[..., k], dtype=np.float64)
-        bad = ~np.isfinite(volume)
-        volume[bad] = 0.0
-        out[k] = ndimage.map_coordinates(volume, voxels, order=3, mode="nearest", output=np.float32)
-        if bad.any():
-            spoiled = ndimage.map_coordinates(bad.astype(np.float32), voxels, order=1, mode="nearest") > 0
-            out[k, spoiled] = np.nan
-        out[k, ~((voxels > -0.5) & (voxels < limits)).all(axis=0)] = np.nan
+    at = np.asarray(points, dtype=np.float64)
+    n = len(np.asarray(matrices))
+    if out is None:
+        out = np.empty((n, len(at)), dtype=np.float32)
+    elif out.shape != (n, len(at)) or out.dtype != np.float32:
+        raise UserError(f"resample writes float32 of shape {(n, len(at))}, got {out.dtype} of shape {out.shape}")
+    for k, values in enumerate(resampled_volumes(volumes, affine, matrices, at, threads=threads)):
+        out[k] = values
         if progress is not None:
-            progress(k + 1, volumes.shape[3])
+            progress(k + 1, n)
     return out
+
+
+def resampled_volumes(
+    volumes: Any, affine: ArrayLike, matrices: ArrayLike, points: ArrayLike, *, threads: int | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the values of one volume after the other, (n_points,): `resample` for those who keep only a part.
+
+    Parameters
+    ----------
+    volumes, affine, matrices, points, threads
+        As for `resample`.
+
+    Yields
+    ------
+    ndarray of float32, shape (n_points,)
+
+    Raises
+    ------
+    UserError
+        When shapes do not fit.
+    """
+    motion, at = np.asarray(matrices, dtype=np.float64), np.ascontiguousarray(points, dtype=np.float64)
+    series = Series(volumes)
+    if motion.shape != (len(series), 4, 4):
+        raise UserError(f"resampling needs one 4x4 matrix a volume, got shape {motion.shape} for {len(series)} volumes")
+    if at.ndim != 2 or at.shape[1] != 3:
+        raise UserError(f"points are 3 coordinates in mm each, got an array of shape {at.shape}")
+    to_voxel = np.linalg.inv(np.asarray(affine, dtype=np.float64))
+
+    work = ((volume, to_voxel @ matrix, at) for volume, matrix in zip(series.volumes(), motion, strict=True))
+    yield from in_order(_values, work, threads)
+
+
+def _values(volume: NDArray[np.float32], to_voxel: FloatArray, points: FloatArray) -> NDArray[np.float32]:
+    finite = np.isfinite(volume)
+    if finite.all():
+        return spline_values(spline_coefficients(volume), to_voxel, points)
+    values = spline_values(spline_coefficients(np.where(finite, volume, np.float32(0))), to_voxel, points)
+    values[near_marked(~finite, to_voxel, points)] = np.nan
+    return values
