@@ -83,6 +83,7 @@ def repeat_variance(z: ArrayLike, stimuli: Sequence[str]) -> RepeatVariance:
         part = values[:, block][rows].astype(np.float64)
         finite = np.isfinite(part).all(axis=0)
         part = part[:, finite]
+        part -= part[0].copy()  # so that a constant voxel has a variance of exactly 0
         part -= part.mean(axis=0)
         means = np.add.reduceat(part, starts, axis=0) / counts[:, None]
         between = (counts[:, None] * means**2).sum(axis=0) / (g - 1)
