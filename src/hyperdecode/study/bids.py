@@ -6,38 +6,37 @@ subject's T1w. Every way in which such a folder may be unusable ends in one `Use
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import warnings
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel.filebasedimages import ImageFileError
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.study.bids_names import FileIndex, parse_entities, read_json
+from hyperdecode.study.events import check_events, read_events
+from hyperdecode.study.images import image_space, iterate_volumes, read_image, repetition_time
 
 __all__ = [
     "BidsDataset",
     "BoldRun",
     "LoadedRun",
+    "image_space",
     "index_bids",
+    "iterate_volumes",
     "load_run",
     "parse_entities",
     "read_events",
     "read_image",
+    "resolve_repetition_time",
 ]
 
-EVENT_COLUMNS = ("onset", "duration", "trial_type")
-NOT_RAW = ("derivatives", "sourcedata", "code", "stimuli")
-NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9]+_)+)(?P<suffix>[A-Za-z0-9]+)(?P<extension>\.[A-Za-z.]+)")
-SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+NIFTI = (".nii.gz", ".nii")
+MAGNITUDE = "mag"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class BoldRun:
     session, run : str or None
         Entity values where the name has them.
     bold : pathlib.Path
-        The 4D NIfTI.
+        The 4D NIfTI; of a multi-echo run the first echo.
     events : pathlib.Path
         The events table by BIDS naming or inheritance; `load_run` says so when it does not exist.
     sidecar : mapping
@@ -59,7 +58,9 @@ class BoldRun:
     t1w : pathlib.Path or None
         The subject's T1w: of the same session where there is one, else the first.
     stem : str
-        The BOLD's name up to the suffix, ``sub-02_task-oneback_run-1``.
+        The BOLD's name up to the suffix, ``sub-02_task-oneback_run-1``; of a multi-echo run without ``echo-``.
+    echoes : tuple of pathlib.Path
+        The series of a multi-echo run; empty for any other.
     """
 
     subject: str
@@ -71,15 +72,27 @@ class BoldRun:
     sidecar: Mapping[str, Any]
     t1w: Path | None
     stem: str
+    echoes: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class BidsDataset:
-    """A raw BIDS folder: its root, its name and its runs in the order of their paths."""
+    """A raw BIDS folder.
+
+    Attributes
+    ----------
+    root : pathlib.Path
+    name : str
+    runs : tuple of BoldRun
+        In natural order of their paths: run 2 before run 10.
+    skipped : tuple of pathlib.Path
+        BOLD series that are no runs: the phase, real or imaginary part beside the magnitude.
+    """
 
     root: Path
     name: str
     runs: tuple[BoldRun, ...]
+    skipped: tuple[Path, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -89,12 +102,12 @@ class BidsDataset:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """One run in memory.
+    """One run, read through once, so that a damaged file cannot fail later.
 
     Attributes
     ----------
     image : nibabel spatial image
-        4D; its data array has been read once, so a damaged file cannot fail later.
+        4D; its data are in memory, or on the disk when `load_run` was told to leave them there.
     events : pandas.DataFrame
         Sorted by onset, ``onset`` and ``duration`` in seconds, ``trial_type`` str; other columns as they are.
     t_r : float
@@ -121,7 +134,8 @@ def index_bids(bids_dir: str | os.PathLike[str]) -> BidsDataset:
     Raises
     ------
     UserError
-        When the folder does not exist, is not BIDS, holds no BOLD run, or a JSON file cannot be read.
+        When the folder does not exist, is not BIDS, holds no BOLD run, or holds one run twice; when a JSON file cannot
+        be read, or two files in one folder apply to one run by inheritance.
     """
     root = Path(bids_dir)
     if not root.is_dir():
@@ -131,21 +145,25 @@ def index_bids(bids_dir: str | os.PathLike[str]) -> BidsDataset:
         raise UserError(
             f"{root} is not a BIDS folder: it has no dataset_description.json, give the folder that has one"
         )
-    name = str(_read_json(description).get("Name", root.name))
-    files = _raw_files(root)
-    runs = tuple(_run(path, root, files) for path in files if path.name.endswith(("_bold.nii.gz", "_bold.nii")))
-    if not runs:
-        raise UserError(f"{root} holds no BOLD run: expected sub-*/[ses-*/]func/sub-*_task-*_bold.nii.gz")
-    return BidsDataset(root, name, runs)
+    name = str(read_json(description).get("Name", root.name))
+    index = FileIndex(root)
+    groups, skipped = _grouped(index, root)
+    if not groups:
+        found = f"only {skipped[0].name} and the like, no magnitude" if skipped else "holds no BOLD run"
+        raise UserError(f"{root} {found}: expected sub-*/[ses-*/]func/sub-*_task-*_bold.nii.gz")
+    anatomies = [(parse_entities(path.name), path) for path in index.named("T1w", *NIFTI)]
+    return BidsDataset(root, name, tuple(_run(series, index, anatomies) for series in groups), skipped)
 
 
-def load_run(run: BoldRun) -> LoadedRun:
+def load_run(run: BoldRun, *, in_memory: bool = True) -> LoadedRun:
     """Read and check one run.
 
     Parameters
     ----------
     run : BoldRun
         From `index_bids`.
+    in_memory : bool
+        Keep the data in memory. Otherwise they are read through once, a volume at a time, and stay on the disk.
 
     Returns
     -------
@@ -154,117 +172,88 @@ def load_run(run: BoldRun) -> LoadedRun:
     Raises
     ------
     UserError
-        When the NIfTI is truncated, not 4D or all zeros; when the events are missing, lack a column, or have an
-        onset past the run's end; when no repetition time is known.
+        When the run is multi-echo; when the NIfTI is truncated, not 4D or all zeros; when the events are missing, lack
+        a column, hold a trial twice or an onset past the run's end; when no repetition time is known.
 
     Warns
     -----
     DataWarning
-        When header and sidecar give different repetition times; the sidecar wins.
+        When header and sidecar give different repetition times (the sidecar wins), or events overlap.
     """
-    image = read_image(run.bold, n_dimensions=4)
-    t_r = _repetition_time(run, image)
-    events = read_events(run.events)
-    end = image.shape[3] * t_r
-    late = events["onset"] >= end
-    if late.any():
+    if run.echoes:
         raise UserError(
-            f"{run.events}: {int(late.sum())} onsets lie past the run's end (last {events['onset'].max():g} s, the run "
-            f"has {image.shape[3]} volumes of {t_r:g} s = {end:g} s): check the events and RepetitionTime"
+            f"{run.bold} is one of {len(run.echoes)} echoes of {run.stem}: combine them first, as fMRIPrep and tedana "
+            'do, and give its output as source = "fmriprep"'
         )
+    image = read_image(run.bold, n_dimensions=4, in_memory=in_memory)
+    t_r = resolve_repetition_time(run.bold, image, run.sidecar)
+    events = read_events(run.events)
+    check_events(events, run.events, image.shape[3], t_r)
     return LoadedRun(image=image, events=events, t_r=t_r)
 
 
-def parse_entities(name: str) -> dict[str, str]:
-    """Return the entities of a BIDS file name, with ``suffix`` and ``extension``; empty when it is none.
+def resolve_repetition_time(bold: Path, image: Any, sidecar: Mapping[str, Any]) -> float:
+    """Return a run's repetition time in s: the sidecar's where it has one, else the header's.
 
-    Examples
-    --------
-    >>> parse_entities("sub-02_task-oneback_run-1_bold.nii.gz")["run"]
-    '1'
+    Raises
+    ------
+    UserError
+        When neither states one above 0.
+
+    Warns
+    -----
+    DataWarning
+        When they differ by more than a thousandth.
     """
-    found = NAME.fullmatch(name)
-    if found is None:
-        return {}
-    entities = dict(part.split("-", 1) for part in found["entities"].rstrip("_").split("_"))
-    return entities | {"suffix": found["suffix"], "extension": found["extension"]}
-
-
-def read_image(path: Path, n_dimensions: int) -> Any:
-    """Load a NIfTI with its data, or say in one line why it cannot be used.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        ``.nii`` or ``.nii.gz``.
-    n_dimensions : int
-        3 or 4; a last axis of length 1 counts as absent.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        With its data in memory (its own data type where no scaling is set, else float32).
-    """
-    try:
-        image = nib.load(path)
-        values = np.asanyarray(image.dataobj)
-        if values.dtype == np.float64:
-            values = values.astype(np.float32)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist: for git-annex or DataLad data, get the file's content first"
-        ) from error
-    except (EOFError, zlib.error, OSError, ImageFileError, ValueError) as error:
-        raise UserError(f"{path} is truncated or not a NIfTI file ({_one_line(error)}): copy it again") from error
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != n_dimensions:
-        kind = "a 4D series (one volume a repetition)" if n_dimensions == 4 else "one 3D volume"
-        raise UserError(f"{path} has shape {values.shape}, expected {kind}: look for the right file")
-    if not np.nan_to_num(values).any():
-        raise UserError(f"{path} holds nothing but zeros: convert or copy it again")
-    return type(image)(values, image.affine, image.header)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text[:120] if text else type(error).__name__
-
-
-def _raw_files(root: Path) -> list[Path]:
-    """Files of the raw data set, sorted by path."""
-
-    def walk() -> Iterator[Path]:
-        for folder, below, names in os.walk(root, followlinks=True):
-            if Path(folder) == root:
-                below[:] = [b for b in below if b.startswith("sub-") and b not in NOT_RAW]
-            below[:] = [b for b in below if not b.startswith(".") and b != "derivatives"]
-            yield from (Path(folder) / name for name in names if not name.startswith("."))
-
-    return sorted(walk())
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not readable JSON ({_one_line(error)}): mend or re-create it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
-    return content
-
-
-def _run(bold: Path, root: Path, files: list[Path]) -> BoldRun:
-    entities = parse_entities(bold.name)
-    if not {"sub", "task"} <= entities.keys():
-        raise UserError(
-            f"{bold} is not named as BIDS asks: expected sub-<label>[_ses-<label>]_task-<label>_bold.nii.gz"
+    header = repetition_time(image)
+    stated = sidecar.get("RepetitionTime")
+    if stated is None:
+        if not np.isfinite(header) or header <= 0:
+            raise UserError(f"{bold}: no repetition time in header or sidecar: add RepetitionTime (s) to the JSON")
+        return header
+    if isinstance(stated, bool) or not isinstance(stated, int | float) or not np.isfinite(stated) or stated <= 0:
+        raise UserError(f"{bold}: RepetitionTime in the sidecar must be seconds above 0, got {stated!r}: mend it")
+    if header > 0 and abs(header - stated) > 1e-3 * stated:
+        warnings.warn(
+            f"{bold}: the header says TR {header:g} s, the sidecar {stated:g} s: using the sidecar's",
+            DataWarning,
+            stacklevel=3,
         )
-    events = _inherited(bold, "events", ".tsv", root, files)
+    return float(stated)
+
+
+def _grouped(index: FileIndex, root: Path) -> tuple[list[tuple[Path, ...]], tuple[Path, ...]]:
+    """Return the series of each run (several where there are echoes), and those that are no runs."""
+    groups: dict[tuple[object, ...], dict[str | None, Path]] = {}
+    skipped: list[Path] = []
+    for path in index.named("bold", *NIFTI):
+        entities = parse_entities(path.name)
+        if not {"sub", "task"} <= entities.keys():
+            raise UserError(
+                f"{path} is not named as BIDS asks: expected sub-<label>[_ses-<label>]_task-<label>_bold.nii.gz"
+            )
+        top = path.relative_to(root).parts[0]
+        if top != f"sub-{entities['sub']}":
+            raise UserError(f"{path} is named sub-{entities['sub']} and lies in {top}: rename or move it")
+        if entities.get("part", MAGNITUDE) != MAGNITUDE:
+            skipped.append(path)
+            continue
+        key = (path.parent, *sorted((k, v) for k, v in entities.items() if k not in ("echo", "extension")))
+        series = groups.setdefault(key, {})
+        echo = entities.get("echo")
+        if echo in series:
+            raise UserError(f"{series[echo]} and {path.name} are one run twice: remove one of them")
+        series[echo] = path
+    return [tuple(series.values()) for series in groups.values()], tuple(skipped)
+
+
+def _run(series: tuple[Path, ...], index: FileIndex, anatomies: list[tuple[dict[str, str], Path]]) -> BoldRun:
+    bold = series[0]
+    entities = parse_entities(bold.name)
     stem = bold.name[: bold.name.rindex("_bold.")]
-    sidecar: dict[str, Any] = {}
-    for path in _inherited(bold, "bold", ".json", root, files):
-        sidecar |= _read_json(path)
+    if len(series) > 1:
+        stem = "_".join(part for part in stem.split("_") if not part.startswith("echo-"))
+    events = index.applying(bold, "events", ".tsv")
     return BoldRun(
         subject=entities["sub"],
         session=entities.get("ses"),
@@ -272,97 +261,13 @@ def _run(bold: Path, root: Path, files: list[Path]) -> BoldRun:
         run=entities.get("run"),
         bold=bold,
         events=events[-1] if events else bold.with_name(f"{stem}_events.tsv"),
-        sidecar=sidecar,
-        t1w=_t1w(entities, files),
+        sidecar=index.metadata(bold, "bold"),
+        t1w=_t1w(entities, anatomies),
         stem=stem,
+        echoes=series if len(series) > 1 else (),
     )
 
 
-def _inherited(bold: Path, suffix: str, extension: str, root: Path, files: list[Path]) -> list[Path]:
-    """Files that apply to a BOLD by inheritance, from the root down to its own folder.
-
-    A file applies when it lies in the BOLD's folder or above, and each of its entities is one of the BOLD's.
-    """
-    own = {k: v for k, v in parse_entities(bold.name).items() if k not in ("suffix", "extension")}
-    above = [*reversed([p for p in bold.parents if p == root or root in p.parents])]
-    found: list[Path] = []
-    for folder in above:
-        here = files if folder != root else [*root.glob(f"*{suffix}{extension}")]
-        level: list[tuple[int, Path]] = []
-        for path in here:
-            if path.parent != folder or not path.name.endswith(f"{suffix}{extension}"):
-                continue
-            entities = parse_entities(path.name)
-            if not entities and path.name != f"{suffix}{extension}":
-                continue
-            theirs = {k: v for k, v in entities.items() if k not in ("suffix", "extension")}
-            if entities.get("suffix", suffix) == suffix and theirs.items() <= own.items():
-                level.append((len(theirs), path))
-        found += [path for _, path in sorted(level)]
-    return found
-
-
-def _t1w(bold: Mapping[str, str], files: list[Path]) -> Path | None:
-    same_subject = [
-        (entities.get("ses") != bold.get("ses"), path)
-        for path in files
-        if path.name.endswith(("_T1w.nii.gz", "_T1w.nii"))
-        and (entities := parse_entities(path.name)).get("sub") == bold["sub"]
-    ]
-    return min(same_subject)[1] if same_subject else None
-
-
-def _repetition_time(run: BoldRun, image: Any) -> float:
-    header = float(image.header.get_zooms()[3]) * SECONDS_PER_UNIT.get(image.header.get_xyzt_units()[1], 1.0)
-    stated = run.sidecar.get("RepetitionTime")
-    if stated is None:
-        if not np.isfinite(header) or header <= 0:
-            raise UserError(f"{run.bold}: no repetition time in header or sidecar: add RepetitionTime (s) to the JSON")
-        return header
-    if isinstance(stated, bool) or not isinstance(stated, int | float) or not np.isfinite(stated) or stated <= 0:
-        raise UserError(f"{run.bold}: RepetitionTime in the sidecar must be seconds above 0, got {stated!r}: mend it")
-    if header > 0 and abs(header - stated) > 1e-3 * stated:
-        warnings.warn(
-            f"{run.bold}: the header says TR {header:g} s, the sidecar {stated:g} s: using the sidecar's",
-            DataWarning,
-            stacklevel=3,
-        )
-    return float(stated)
-
-
-def read_events(path: Path) -> pd.DataFrame:
-    """Read an events table: sorted by onset, ``onset`` and ``duration`` in seconds, ``trial_type`` str.
-
-    Raises
-    ------
-    UserError
-        When the file is missing, no table, or lacks a column or a value.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give each BOLD run an events table with {', '.join(EVENT_COLUMNS)}")
-    try:
-        table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=True, dtype={"trial_type": str})
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not a tab-separated table ({_one_line(error)}): mend it") from error
-    missing = [column for column in EVENT_COLUMNS if column not in table.columns]
-    if missing:
-        raise UserError(
-            f"{path} lacks the column {missing[0]!r}: expected {', '.join(EVENT_COLUMNS)}, got {list(table.columns)}"
-        )
-    if table.empty:
-        raise UserError(f"{path} has no rows: expected one a trial")
-    for column in ("onset", "duration"):
-        values = pd.to_numeric(table[column], errors="coerce")
-        bad = ~np.isfinite(values.to_numpy(dtype=float))
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise UserError(
-                f"{path}: row {row + 1} has {column} {table[column].iloc[row]!r}, expected seconds: mend it"
-            )
-        table[column] = values.astype(float)
-    if (table["duration"] < 0).any():
-        raise UserError(f"{path}: a duration is negative ({table['duration'].min():g} s): mend it")
-    if table["trial_type"].isna().any():
-        row = int(np.flatnonzero(table["trial_type"].isna())[0])
-        raise UserError(f"{path}: row {row + 1} has no trial_type: name the condition of every trial")
-    return table.sort_values("onset", kind="stable").reset_index(drop=True)
+def _t1w(bold: Mapping[str, str], anatomies: list[tuple[dict[str, str], Path]]) -> Path | None:
+    mine = [(own.get("ses") != bold.get("ses"), path) for own, path in anatomies if own.get("sub") == bold["sub"]]
+    return min(mine)[1] if mine else None
