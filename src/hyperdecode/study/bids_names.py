@@ -105,7 +105,7 @@ class FileIndex:
         """Return the files ``*_SUFFIX.EXTENSION``, whatever the rest of their names."""
         return [path for path in self.files if path.name.endswith(tuple(f"_{suffix}{end}" for end in extensions))]
 
-    def applying(self, data: Path, suffix: str, extension: str) -> list[Path]:
+    def applying(self, data: Path, suffix: str, extension: str, *, strict: bool = True) -> list[Path]:
         """Return the files that apply to a data file, from the root down.
 
         Parameters
@@ -114,6 +114,9 @@ class FileIndex:
             A file below the root.
         suffix, extension : str
             What is looked for: ``"bold"`` and ``".json"``, ``"events"`` and ``".tsv"``.
+        strict : bool
+            Refuse two in one folder. Otherwise the one with more entities counts: in derivatives the sidecar of the
+            native series stands beside those of each space, and by its name would apply to all of them.
 
         Raises
         ------
@@ -124,6 +127,8 @@ class FileIndex:
         found: list[Path] = []
         for folder in reversed([p for p in data.parents if p == self.root or self.root in p.parents]):
             here = [p for theirs, p in self._applicable.get((folder, suffix, extension), []) if theirs.items() <= own]
+            if not strict:
+                here = sorted(here, key=lambda path: path.name.count("-"))[-1:]
             if len(here) > 1:
                 raise UserError(
                     f"{here[0]} and {here[1].name} both apply to {data.name}: BIDS allows one in a folder, merge them"
@@ -131,7 +136,7 @@ class FileIndex:
             found += here
         return found
 
-    def metadata(self, data: Path, suffix: str) -> dict[str, Any]:
+    def metadata(self, data: Path, suffix: str, *, strict: bool = True) -> dict[str, Any]:
         """Return the merged JSON sidecars of a data file; a key that is null counts as absent.
 
         Raises
@@ -140,7 +145,7 @@ class FileIndex:
             When a sidecar is unreadable, or two apply that lie in one folder.
         """
         merged: dict[str, Any] = {}
-        for path in self.applying(data, suffix, ".json"):
+        for path in self.applying(data, suffix, ".json", strict=strict):
             if path not in self._json:
                 self._json[path] = read_json(path)
             merged |= self._json[path]

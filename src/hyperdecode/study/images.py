@@ -23,7 +23,16 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.study.bids_names import one_line
 
-__all__ = ["ImageSpace", "check_grid", "image_space", "iterate_volumes", "read_image", "repetition_time", "same_grid"]
+__all__ = [
+    "ImageSpace",
+    "check_grid",
+    "image_space",
+    "iterate_volumes",
+    "open_image",
+    "read_image",
+    "repetition_time",
+    "same_grid",
+]
 
 ImageSpace = Literal["mni", "talairach", "aligned", "scanner", "other", "unknown"]
 """What a NIfTI says of the space that its voxels are mapped to."""
@@ -52,7 +61,7 @@ def image_space(image: Path | Any) -> ImageSpace:
         ``"mni"`` (code 4), ``"talairach"`` (3), ``"aligned"`` to another image (2), ``"scanner"`` (1), ``"other"``
         template (5), ``"unknown"`` (0, or no code of NIfTI's).
     """
-    header = (_opened(image) if isinstance(image, Path) else image).header
+    header = (open_image(image) if isinstance(image, Path) else image).header
     code = int(header["sform_code"]) or int(header["qform_code"])
     return XFORM_CODES[code] if 0 <= code < len(XFORM_CODES) else "unknown"
 
@@ -102,7 +111,7 @@ def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True) -> Any:
         When the file is missing, cut off, damaged, not of real numbers, of other dimensions, without a usable affine,
         or zero everywhere.
     """
-    image = _opened(path)
+    image = open_image(path)
     shape = tuple(int(n) for n in image.shape)
     if len(shape) == 4 and shape[3] == 1:
         shape = shape[:3]
@@ -135,11 +144,18 @@ def iterate_volumes(path: Path) -> Iterator[NDArray[Any]]:
     UserError
         As `read_image`; a file that is cut off is found out only at its end.
     """
-    yield from _volumes(_opened(path), path)
+    yield from _volumes(open_image(path), path)
 
 
-def _opened(path: Path) -> Any:
-    """Open a NIfTI and check all that its header tells."""
+def open_image(path: Path) -> Any:
+    """Open a NIfTI, leave its data on the disk, and check all that its header tells.
+
+    Raises
+    ------
+    UserError
+        When the file is missing, no NIfTI volume, not of real numbers, shorter than its header says, or without a
+        usable affine.
+    """
     try:
         image: Any = nib.load(path)
     except FileNotFoundError as error:
