@@ -261,6 +261,8 @@ def _confounds(bold: Path, entities: Mapping[str, str], index: FileIndex) -> Pat
         for path in index.named(suffix, ".tsv")
         if path.parent == bold.parent and same_run(parse_entities(path.name), entities, OUTPUT_ENTITIES)
     ]
+    if "echo" not in entities:
+        found = [path for path in found if "echo" not in parse_entities(path.name)]
     if len(found) > 1:
         raise UserError(f"{found[0]} and {found[1].name} are confounds of one run: remove one of them")
     return found[0] if found else None
