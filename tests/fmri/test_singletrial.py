@@ -8,8 +8,12 @@ from nilearn.glm.first_level import FirstLevelModel, compute_regressor
 from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
 from hyperdecode.errors import UserError
-from hyperdecode.fmri.design import cosine_drift, frame_times, trial_regressors
+from hyperdecode.fmri.autoregression import SeparateAR1
+from hyperdecode.fmri.design import cosine_drift, frame_times, nuisance_matrix, trial_regressors
+from hyperdecode.fmri.hrf import CANONICAL, LIBRARY
 from hyperdecode.fmri.singletrial import single_trial_zmaps, z_from_t
+from hyperdecode.fmri.solvers import Design, orthonormal
+from hyperdecode.fmri.trialridge import PENALTIES
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The following conditions contain events with null:UserWarning"),
@@ -26,42 +30,167 @@ def run():
     durations = rng.choice([0.0, 0.9, 1.5], 18)
     x = trial_regressors(onsets, durations, frame_times(N_VOLUMES, T_R))
     n = int(np.prod(SHAPE))
-    bold = 800 + 40 * (x @ rng.normal(1, 1, (18, n))) + np.cumsum(rng.normal(0, 1.0, (N_VOLUMES, n)), axis=0)
+    noise, rho = rng.normal(0, 1.0, (N_VOLUMES, n)), np.linspace(-0.4, 0.95, n)
+    for k in range(1, N_VOLUMES):
+        noise[k] += rho * noise[k - 1]
+    bold = 800 + np.geomspace(0.5, 40, n) * (x @ rng.normal(1, 1, (18, n))) + noise
     bold[:, 0] += 4000 * x[:, 4]  # one voxel with a very large t
     confounds = rng.standard_normal((N_VOLUMES, 3))
     return bold, onsets, durations, confounds
 
 
-def nilearn_z(bold, events, confounds, slice_time_ref=0.0):
+def nilearn_maps(bold, events, confounds, *, noise_model="ols", hrf="spm", slice_time_ref=0.0):
+    """Return nilearn's t and z of each trial type, asked one by one."""
     image = nib.Nifti1Image(bold.T.reshape(*SHAPE, N_VOLUMES), np.eye(4))
     model = FirstLevelModel(
-        t_r=T_R, hrf_model="spm", drift_model="cosine", high_pass=0.01, noise_model="ols", minimize_memory=False,
+        t_r=T_R, hrf_model=hrf, drift_model="cosine", high_pass=0.01, noise_model=noise_model, minimize_memory=False,
         slice_time_ref=slice_time_ref, mask_img=nib.Nifti1Image(np.ones(SHAPE, np.uint8), np.eye(4)),
     )  # fmt: skip
-    model.fit(image, events=events, confounds=pd.DataFrame(confounds, columns=list("abc")))
-    return {
-        name: model.compute_contrast(name, output_type="z_score").get_fdata().reshape(-1)
-        for name in events["trial_type"].unique()
-    }
+    model.fit(image, events=events, confounds=pd.DataFrame(confounds))
+    maps = {}
+    for name in events["trial_type"].unique():
+        images = model.compute_contrast(name, output_type="all")
+        maps[name] = tuple(images[kind].get_fdata().reshape(-1) for kind in ("stat", "z_score"))
+    return maps
 
 
-def test_lss_equals_nilearn_asked_trial_by_trial(run):
+HRFS = ["spm", "spm + derivative", "spm + derivative + dispersion", "glover", "glover + derivative"]
+
+
+@pytest.mark.parametrize("hrf", HRFS)
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+@pytest.mark.parametrize("method", ["lss", "lsa"])
+def test_t_and_z_equal_nilearns_asked_trial_by_trial(run, method, noise_model, hrf):
     bold, onsets, durations, confounds = run
-    ours = single_trial_zmaps(bold, onsets, durations, T_R, confounds=confounds, block=7, slice_time_ref=0.5)
-    for trial in range(len(onsets)):
-        kind = np.where(np.arange(len(onsets)) == trial, "this", "others")
-        events = pd.DataFrame({"onset": onsets, "duration": durations, "trial_type": kind})
-        np.testing.assert_allclose(ours.z[trial], nilearn_z(bold, events, confounds, 0.5)["this"], atol=1e-4)
+    scrubbed = np.zeros((N_VOLUMES, 2))
+    scrubbed[[20, 51], [0, 1]] = 1
+    confounds = pd.DataFrame(np.hstack([confounds, scrubbed])).add_prefix("c")
+    ours = single_trial_zmaps(
+        bold, onsets, durations, T_R, method=method, noise_model=noise_model, hrf=hrf, confounds=confounds, block=7,
+        slice_time_ref=0.5,
+    )  # fmt: skip
+    events = pd.DataFrame({"onset": onsets, "duration": durations})
+    names = [f"trial{i:02d}" for i in range(len(onsets))]
+    options = {"noise_model": noise_model, "hrf": hrf, "slice_time_ref": 0.5}
+    if method == "lsa":
+        maps = nilearn_maps(bold, events.assign(trial_type=names), confounds, **options)
+        theirs = [maps[name] for name in names]
+    else:
+        theirs = []
+        for trial in range(len(onsets)):
+            kind = np.where(np.arange(len(onsets)) == trial, "this", "others")
+            theirs.append(nilearn_maps(bold, events.assign(trial_type=kind), confounds, **options)["this"])
+    t, z = (np.stack(part) for part in zip(*theirs, strict=True))
+    np.testing.assert_allclose(ours.z, z, atol=1e-4)
+    # The t that our z stands for, through nilearn's tail: the same number of degrees of freedom.
+    n_kernels = 1 + hrf.count("+")
+    n_columns = n_kernels * (len(onsets) if method == "lsa" else 2)
+    assert (
+        ours.dof == N_VOLUMES - n_columns - confounds.shape[1] - 1 - cosine_drift(frame_times(90, T_R), 0.01).shape[1]
+    )
+    np.testing.assert_allclose(z_from_t(t, ours.dof), ours.z, atol=1e-4)
     assert np.abs(ours.z).max() > 8
 
 
-def test_lsa_equals_nilearn(run):
+def test_every_lss_model_has_a_coefficient_of_its_own(run):
+    """One AR coefficient for all models of a voxel would give other numbers than nilearn's."""
     bold, onsets, durations, confounds = run
-    ours = single_trial_zmaps(bold, onsets, durations, T_R, confounds=confounds, method="lsa", block=10)
-    names = [f"trial{i:02d}" for i in range(len(onsets))]
-    events = pd.DataFrame({"onset": onsets, "duration": durations, "trial_type": names})
-    theirs = nilearn_z(bold, events, confounds)
-    np.testing.assert_allclose(ours.z, np.stack([theirs[name] for name in names]), atol=1e-4)
+    times = frame_times(N_VOLUMES, T_R)
+    basis = orthonormal(nuisance_matrix(times, 0.01, confounds))
+    design = Design.of(trial_regressors(onsets, durations, times)[None], basis, onsets)
+    solver = SeparateAR1(design)
+    y = bold - basis @ (basis.T @ bold)
+    power = (y**2).sum(axis=0)
+    own, lagged, _, lag = solver.products.with_voxels(y)
+    bins = solver._bins(own, lagged, power, lag)
+    assert (np.ptp(bins, axis=1) > 0).mean() > 0.5
+    assert np.ptp(bins) > 20
+    trial, voxel = 7, 5
+    x = np.column_stack([design.flat[:, trial], np.delete(design.flat, trial, axis=1).sum(axis=1)])
+    e = y[:, voxel] - x @ np.linalg.lstsq(x, y[:, voxel], rcond=None)[0]
+    assert bins[voxel, trial] == int(100 * (e[1:] @ e[:-1] / (N_VOLUMES - 1)) / (e @ e / N_VOLUMES))
+
+
+def test_one_trial_alone(run):
+    bold, _, _, confounds = run
+    events = pd.DataFrame({"onset": [40.0], "duration": [1.5], "trial_type": ["this"]})
+    for noise_model, hrf in (("ols", "spm"), ("ar1", "spm"), ("ols", "spm + derivative"), ("ar1", "glover")):
+        theirs = nilearn_maps(bold, events, confounds, noise_model=noise_model, hrf=hrf)["this"][1]
+        for method in ("lss", "lsa"):
+            ours = single_trial_zmaps(
+                bold, [40.0], [1.5], T_R, method=method, noise_model=noise_model, hrf=hrf, confounds=confounds
+            )
+            np.testing.assert_allclose(ours.z[0], theirs, atol=1e-4)
+
+
+def test_library_gives_each_voxel_its_own_response(run):
+    bold, onsets, durations, confounds = run
+    index = np.random.default_rng(1).integers(0, len(LIBRARY), bold.shape[1])
+    index[:4] = CANONICAL
+    for method, noise_model in (("lss", "ar1"), ("lsa", "ols"), ("ridge", "ols")):
+        options = {"method": method, "noise_model": noise_model, "confounds": confounds}
+        ours = single_trial_zmaps(bold, onsets, durations, T_R, hrf="library", hrf_index=index, **options)
+        spm = single_trial_zmaps(bold, onsets, durations, T_R, **options)
+        np.testing.assert_allclose(ours.z[:, :4], spm.z[:, :4], atol=1e-5)
+        alone = single_trial_zmaps(
+            bold[:, 9:10], onsets, durations, T_R, hrf="library", hrf_index=index[9:10], **options
+        )
+        np.testing.assert_allclose(ours.z[:, 9:10], alone.z, atol=1e-5)
+        assert np.abs(ours.z - spm.z)[:, index != CANONICAL].max() > 0.1
+
+
+def ridge_by_hand(y, x, fixed, penalty):
+    """Return amplitudes, posterior sd and the GCV score of one voxel, from the normal equations as they stand."""
+    n, k = x.shape
+    columns = np.hstack([fixed, x])
+    normal = columns.T @ columns + np.diag(np.r_[np.zeros(fixed.shape[1]), np.full(k, penalty)])
+    inverse = np.linalg.inv(normal)
+    hat = columns @ inverse @ columns.T
+    residual = y - hat @ y
+    amplitude = np.zeros((k, columns.shape[1]))
+    amplitude[:, 0] = 1
+    amplitude[:, fixed.shape[1] :] = np.eye(k)
+    freedom = n - np.trace(hat)
+    variance = (residual @ residual) / freedom
+    sd = np.sqrt(variance * np.diag(amplitude @ inverse @ amplitude.T))
+    return amplitude @ inverse @ columns.T @ y, sd, (residual @ residual) / freedom**2
+
+
+@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
+def test_ridge_is_the_posterior_at_the_penalty_of_least_gcv(run, noise_model):
+    bold, onsets, durations, _ = run
+    times = frame_times(N_VOLUMES, T_R)
+    raw = trial_regressors(onsets, durations, times)
+    nuisance = nuisance_matrix(times, 0.01)
+    x = raw - nuisance @ np.linalg.lstsq(nuisance, raw, rcond=None)[0]
+    ours = single_trial_zmaps(bold, onsets, durations, T_R, method="ridge", noise_model=noise_model)
+
+    def best(y, rho):
+        def white(a):
+            return np.concatenate([a[:1], a[1:] - rho * a[:-1]])
+
+        fixed = np.column_stack([white(x.sum(axis=1)), white(nuisance)])
+        trials = white(x)
+        beside = trials - fixed @ np.linalg.lstsq(fixed, trials, rcond=None)[0]
+        unit = (beside**2).sum() / len(onsets)
+        fits = [ridge_by_hand(white(y), trials, fixed, unit * penalty) for penalty in PENALTIES]
+        chosen = int(np.argmin([fit[2] for fit in fits]))
+        amplitude, sd, _ = fits[chosen]
+        d = amplitude - amplitude.mean()
+        mean = np.linalg.lstsq(fixed, white(y) - trials @ d, rcond=None)[0]
+        return amplitude, sd, white(y) - trials @ d - fixed @ mean, chosen
+
+    chosen = set()
+    for voxel in range(bold.shape[1]):
+        y = bold[:, voxel]
+        amplitude, sd, residual, k = best(y, 0.0)
+        if noise_model == "ar1":
+            rho = (residual[1:] @ residual[:-1]) / (residual @ residual) * N_VOLUMES / (N_VOLUMES - 1)
+            amplitude, sd, _, k = best(y, int(100 * rho) / 100)
+        chosen.add(k)
+        np.testing.assert_allclose(ours.beta[:, voxel], amplitude, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(ours.z[:, voxel], amplitude / sd, rtol=1e-4, atol=1e-4)
+    assert len(chosen) > 3
 
 
 def test_regressors_equal_nilearns(run):
@@ -132,7 +261,7 @@ def test_z_is_monotone_and_finite():
         ({"onsets": [4.0, 134.9]}, "leaves no response"),
         ({"onsets": [4.0, np.nan]}, "finite"),
         ({"t_r": 0.0}, "repetition time"),
-        ({"method": "glm"}, "'lss' or 'lsa'"),
+        ({"method": "glm"}, "'lss', 'lsa' or 'ridge'"),
         ({"confounds": np.zeros((5, 1))}, "5 rows"),
         ({"bold": np.zeros((4, 4, 4, 90))}, "volumes x voxels"),
     ],

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
-from scipy.interpolate import CubicSpline
 
 from hyperdecode.errors import UserError
-from hyperdecode.fmri.design import frame_times, nuisance_matrix, trial_regressors
+from hyperdecode.fmri.design import check_trials, frame_times, nuisance_matrix, trial_columns
+from hyperdecode.fmri.hrf import LIBRARY, Hrf, hrf_kernels, hrf_library
+from hyperdecode.fmri.solvers import All, Design, Separate, Solver, orthonormal
+from hyperdecode.fmri.zscore import z_from_t
 
-__all__ = ["Method", "SingleTrialMaps", "single_trial_zmaps", "z_from_t"]
+__all__ = ["Hrf", "Method", "NoiseModel", "SingleTrialMaps", "single_trial_zmaps", "z_from_t"]
 
-Method = Literal["lss", "lsa"]
+Method = Literal["lss", "lsa", "ridge"]
+NoiseModel = Literal["ols", "ar1"]
 FloatArray = NDArray[np.float64]
 
-SPLINE_TO, KNOTS = 12.0, 2048
-SMALLEST_P = 1e-300
-INSEPARABLE = 1e-8
 CONSTANT = 1e-20
 
 
@@ -32,12 +30,13 @@ class SingleTrialMaps:
     Attributes
     ----------
     z : ndarray of float32, shape (n_trials, n_voxels)
-        The t value of the trial's regressor as a standard normal deviate; NaN where a voxel is constant or
-        has a value that is not finite.
+        The t value of the trial's regressor as a standard normal deviate; for method "ridge", amplitude over
+        posterior standard deviation. NaN where a voxel is constant or has a value that is not finite.
     beta : ndarray of float32, shape (n_trials, n_voxels)
         Response amplitude in the units of the BOLD that came in.
     dof : int
-        Residual degrees of freedom of each model.
+        Residual degrees of freedom of each model; for "ridge", of the model with the mean response alone, which
+        is more than any voxel's effective number.
     """
 
     z: NDArray[np.float32]
@@ -52,22 +51,41 @@ def single_trial_zmaps(
     t_r: float,
     *,
     method: Method = "lss",
+    noise_model: NoiseModel = "ols",
+    hrf: Hrf = "spm",
     high_pass: float = 0.01,
     confounds: ArrayLike | None = None,
     slice_time_ref: float = 0.0,
     block: int = 4096,
+    hrf_index: ArrayLike | None = None,
 ) -> SingleTrialMaps:
-    """Estimate the response to each trial by ordinary least squares.
+    """Estimate the response to each trial by least squares.
 
     ``lss`` (least squares separate, one model a trial) fits ``y = x_i b_i + (sum_{j != i} x_j) o_i + N g + e``;
-    ``lsa`` (least squares all) fits ``y = X b + N g + e``. X is (n_volumes, n_trials): the canonical SPM response
+    ``lsa`` (least squares all) fits ``y = X b + N g + e``. X is (n_volumes, n_trials): the modelled response
     to each trial; N is cosine drift, constant and confounds. ``t = b / se(b)`` with
     ``n_volumes - rank`` degrees of freedom, and ``z`` has the tail probability of ``t``.
+    ``ridge`` fits the LSA model with amplitudes ``b_i = mu + d_i`` and the penalty ``lambda sum_i d_i^2``, lambda
+    chosen for each voxel by generalized cross-validation over the run's volumes: no label and no repeat of a
+    stimulus is looked at. Its ``z`` is ``b_i`` over its posterior standard deviation under
+    ``d ~ N(0, sigma^2 / lambda)``: a shrunken estimate in units of its uncertainty, not a test statistic.
 
-    N is taken out of y and X once (QR). Every LSS model has then two columns, and its solution needs only the
+    N is taken out of y and X once. Every LSS model has then two columns, and its solution needs only the
     trial-by-trial products ``X'X`` and the trial-by-voxel products ``X'y``:
     with ``a = x_i'x_i``, ``b = x_i'o_i``, ``c = o_i'o_i``, ``d = ac - b^2``,
     ``beta_i = (c x_i'y - b o_i'y) / d`` and ``var(beta_i) = sigma^2 c / d``.
+
+    With ``ar1`` the noise of each model and voxel is ``e_t = rho e_{t-1} + w_t``; rho is the Yule-Walker coefficient
+    of the model's ordinary residuals, cut to two digits, and the model is solved again on whitened data, as
+    nilearn does (`hyperdecode.fmri.autoregression`). Every LSS model has a rho of its own in every voxel. For
+    ``ridge`` rho comes from the residuals of its white fit.
+
+    With derivatives in `hrf`, every trial has further columns, as has the group of all others in LSS, and a
+    trial's derivatives are made orthogonal to its canonical column; beta and z are the canonical column's, as
+    for nilearn's contrast of that name. For ``ridge`` the common response alone has derivatives.
+
+    t and z of ``lss`` and ``lsa`` are those of nilearn's `FirstLevelModel` and `compute_contrast`, one model a trial
+    for ``lss``.
 
     Parameters
     ----------
@@ -77,18 +95,26 @@ def single_trial_zmaps(
         Seconds from the first volume.
     t_r : float
         Repetition time in seconds.
-    method : {"lss", "lsa"}
-        LSS bears fast designs better: with a trial every few seconds neighbouring LSA regressors are nearly
+    method : {"lss", "lsa", "ridge"}
+        LSS bears fast designs better than LSA: with a trial every few seconds neighbouring LSA regressors are nearly
         collinear and its estimates mostly noise.
+    noise_model : {"ols", "ar1"}
+        White noise, or first-order autoregression.
+    hrf : str
+        "spm", "spm + derivative", "spm + derivative + dispersion", "glover", "glover + derivative", or "library":
+        each voxel's own response, named by `hrf_index`.
     high_pass : float
         Cut-off of the drift in Hz.
     confounds : array-like, shape (n_volumes, n_confounds), optional
-        Motion parameters and the like.
+        Motion parameters, one-hot columns of scrubbed volumes and the like; a column that depends on others costs no
+        degree of freedom.
     slice_time_ref : float
         Where in the repetition time a volume counts as taken, 0 (start) to 1.
     block : int
-        Voxels worked on at a time; bounds the memory at about ``8 * block * (3 n_trials + 2 n_volumes)`` bytes
-        beside input and output.
+        Voxels worked on at a time; bounds the memory at about ``8 * block * (4 n_trials + 3 n_volumes)`` bytes
+        beside input and output (and, for ``ar1``, tables of ``8 n_trials^2`` bytes a coefficient present).
+    hrf_index : array-like of int, shape (n_voxels,), optional
+        For ``hrf="library"``: each voxel's response in `hyperdecode.fmri.hrf.LIBRARY`, from `best_hrf`.
 
     Returns
     -------
@@ -97,8 +123,13 @@ def single_trial_zmaps(
     Raises
     ------
     UserError
-        When shapes do not fit, `method` is unknown, onsets lie past the run's end, the model has no degrees
-        of freedom left, or a trial's response cannot be told from the others'.
+        When shapes do not fit, a name is unknown, onsets lie past the run's end or coincide, the model has no degrees
+        of freedom left, a trial is wholly scrubbed, or its response cannot be told from the others'.
+
+    Warns
+    -----
+    DataWarning
+        When trials overlap or start before the first volume.
 
     References
     ----------
@@ -113,170 +144,100 @@ def single_trial_zmaps(
     (3, 5)
     """
     data = np.asarray(bold)
-    if data.ndim != 2:
+    _check_arguments(data, method, noise_model, block)
+    times = frame_times(data.shape[0], t_r, slice_time_ref)
+    groups = _groups(data.shape[1], t_r, hrf, hrf_index)
+    basis = orthonormal(nuisance_matrix(times, high_pass, confounds))
+    start = np.asarray(onsets, dtype=np.float64).ravel()
+    solvers: list[tuple[Solver, NDArray[np.intp]]] = []
+    for kernels, voxels in groups:
+        columns = trial_columns(onsets, durations, times, kernels)
+        if not solvers:
+            check_trials(onsets, durations)
+        solvers.append((_solver(method, noise_model, Design.of(columns, basis, start)), voxels))
+
+    z = np.full((start.size, data.shape[1]), np.nan, dtype=np.float32)
+    beta = np.full_like(z, np.nan)
+    for solver, voxels in solvers:
+        for first in range(0, voxels.size, block):
+            part = voxels[first : first + block]
+            y, power, usable = _cleaned(data, part, basis)
+            chosen = _as_slice(part[usable])
+            beta[:, chosen], ratio = solver.solve(y, power)
+            z[:, chosen] = ratio if method == "ridge" else z_from_t(ratio, solver.dof)
+    return SingleTrialMaps(z=z, beta=beta, dof=solvers[0][0].dof)
+
+
+def _solver(method: Method, noise_model: NoiseModel, design: Design) -> Solver:
+    if noise_model == "ols" and method == "lsa":
+        return All(design)
+    if noise_model == "ols" and method == "lss" and design.n_kernels == 1:
+        return Separate(design)
+    # Compiled code is loaded by those who need it.
+    from hyperdecode.fmri.autoregression import AllAR1, SeparateAR1, SeparateWhite
+    from hyperdecode.fmri.trialridge import Ridge, RidgeAR1
+
+    solvers: dict[tuple[str, str], type[Solver]] = {
+        ("lss", "ols"): SeparateWhite,
+        ("lss", "ar1"): SeparateAR1,
+        ("lsa", "ar1"): AllAR1,
+        ("ridge", "ols"): Ridge,
+        ("ridge", "ar1"): RidgeAR1,
+    }
+    return solvers[method, noise_model](design)  # type: ignore[call-arg]
+
+
+def _groups(
+    n_voxels: int, t_r: float, hrf: Hrf, hrf_index: ArrayLike | None
+) -> list[tuple[FloatArray, NDArray[np.intp]]]:
+    """Return the kernels in use, each with the voxels that have them."""
+    if hrf != "library":
+        if hrf_index is not None:
+            raise UserError(f"hrf_index belongs to hrf='library', got hrf={hrf!r}: leave one of the two out")
+        return [(hrf_kernels(hrf, t_r), np.arange(n_voxels))]
+    if hrf_index is None:
+        raise UserError("hrf='library' needs hrf_index, the response of each voxel: best_hrf makes it")
+    index = np.asarray(hrf_index)
+    if index.shape != (n_voxels,) or not np.issubdtype(index.dtype, np.integer):
+        raise UserError(
+            f"hrf_index must be {n_voxels} integers, one a voxel, got {index.dtype} of shape {index.shape}: best_hrf "
+            "makes it"
+        )
+    if index.size and not 0 <= index.min() <= index.max() < len(LIBRARY):
+        raise UserError(f"hrf_index counts from 0 to {len(LIBRARY) - 1}, got {index.min()} to {index.max()}")
+    library = hrf_library(t_r)
+    return [(library[k : k + 1], np.flatnonzero(index == k)) for k in np.unique(index)]
+
+
+def _check_arguments(data: NDArray[np.generic], method: str, noise_model: str, block: int) -> None:
+    if data.ndim != 2 or data.shape[1] == 0:
         raise UserError(f"bold must be volumes x voxels, got an array of shape {data.shape}: mask the 4D image first")
     if method not in get_args(Method):
-        raise UserError(f"unknown single-trial method {method!r}: choose 'lss' or 'lsa'")
+        raise UserError(f"unknown single-trial method {method!r}: choose 'lss', 'lsa' or 'ridge'")
+    if noise_model not in get_args(NoiseModel):
+        raise UserError(f"unknown noise model {noise_model!r}: choose 'ols' or 'ar1'")
     if block < 1:
         raise UserError(f"block is a number of voxels, at least 1, got {block}")
-    times = frame_times(data.shape[0], t_r, slice_time_ref)
-    regressors = trial_regressors(onsets, durations, times)
-    basis = _orthonormal(nuisance_matrix(times, high_pass, confounds))
-    clean = regressors - basis @ (basis.T @ regressors)
-    _require_seen(regressors, clean, np.asarray(onsets, dtype=np.float64).ravel())
-    solver = _Separate(clean) if method == "lss" else _All(clean)
-    dof = data.shape[0] - basis.shape[1] - solver.n_columns
-    if dof < 1:
-        raise UserError(
-            f"{method} on {clean.shape[1]} trials and {data.shape[0]} volumes leaves {dof} degrees of freedom: "
-            "use method 'lss', fewer confounds or a lower high_pass"
-        )
-
-    z = np.full((clean.shape[1], data.shape[1]), np.nan, dtype=np.float32)
-    beta = np.full_like(z, np.nan)
-    for first in range(0, data.shape[1], block):
-        y = data[:, first : first + block].astype(np.float64)
-        finite = np.isfinite(y).all(axis=0)
-        y[:, ~finite] = 0.0
-        total = (y * y).sum(axis=0)
-        y -= basis @ (basis.T @ y)
-        power = (y * y).sum(axis=0)
-        usable = finite & (power > CONSTANT * total)
-        estimate, variance = solver.solve(y[:, usable], power[usable], dof)
-        columns = first + np.flatnonzero(usable)
-        beta[:, columns] = estimate
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z[:, columns] = z_from_t(estimate / np.sqrt(variance), dof)
-    return SingleTrialMaps(z=z, beta=beta, dof=dof)
 
 
-def z_from_t(t: ArrayLike, dof: float) -> FloatArray:
-    """Return the standard normal deviate with the tail probability of t: ``z = sign(t) isf_N(sf_t(|t|))``.
-
-    Each sign is worked out in its own tail, where the probability is small and exact, so z rises with t on both
-    sides; probabilities are held at 1e-300 (|z| = 37.0), so z is finite for every t. Many values with |t| up to 12 are
-    read off a cubic spline through 2,048 exact ones, which is off by less than 1e-9 and several times faster.
-
-    Parameters
-    ----------
-    t : array-like
-        Values of Student's t.
-    dof : float
-        Degrees of freedom.
-
-    Returns
-    -------
-    ndarray of float64, shape of `t`
-    """
-    values = np.asarray(t, dtype=np.float64)
-    if values.size < KNOTS:
-        return _exact_z(values, dof)
-    size = np.abs(values)
-    far = ~(size < SPLINE_TO)
-    step = np.where(far, 0.0, size * ((KNOTS - 1) / SPLINE_TO))
-    knot = step.astype(np.int32)
-    step -= knot
-    cubic, square, slope, level = _spline(dof)
-    z: FloatArray = np.copysign(((cubic[knot] * step + square[knot]) * step + slope[knot]) * step + level[knot], values)
-    z[far] = _exact_z(values[far], dof)
-    return z
+def _cleaned(
+    data: NDArray[np.generic], voxels: NDArray[np.intp], basis: FloatArray
+) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Return the usable ones of some voxels with the basis taken out, their sums of squares, and which they are."""
+    y = data[:, _as_slice(voxels)].astype(np.float64)
+    finite = np.isfinite(y).all(axis=0)
+    y[:, ~finite] = 0.0
+    total = np.einsum("tv,tv->v", y, y)
+    y -= basis @ (basis.T @ y)
+    power = np.einsum("tv,tv->v", y, y)
+    usable = finite & (power > CONSTANT * total)
+    if usable.all():
+        return y, power, usable
+    return y[:, usable], power[usable], usable
 
 
-@lru_cache(maxsize=8)
-def _spline(dof: float) -> FloatArray:
-    """Coefficients (4, `KNOTS` - 1) of the cubics between evenly spaced t, of the way from knot to knot."""
-    coefficients: FloatArray = CubicSpline(np.arange(KNOTS), _exact_z(np.linspace(0, SPLINE_TO, KNOTS), dof)).c
-    return coefficients
-
-
-def _exact_z(t: FloatArray, dof: float) -> FloatArray:
-    tail = np.maximum(special.stdtr(dof, -np.abs(t)), SMALLEST_P)
-    z: FloatArray = np.sign(t) * -special.ndtri(tail)
-    return z
-
-
-class _Separate:
-    """Least squares separate, in closed form from the trials' products."""
-
-    n_columns = 2
-
-    def __init__(self, clean: FloatArray) -> None:
-        self.x = clean
-        self.total = clean.sum(axis=1)
-        if clean.shape[1] == 1:
-            self.n_columns = 1
-        gram = clean.T @ clean
-        self.a = np.diag(gram).copy()
-        self.b = gram.sum(axis=1) - self.a
-        self.c = gram.sum() - 2 * gram.sum(axis=1) + self.a
-        if self.n_columns == 1:
-            self.b, self.c = np.zeros(1), np.ones(1)
-        self.d = self.a * self.c - self.b**2
-        bad = np.flatnonzero(self.d <= INSEPARABLE * self.a * self.c)
-        if bad.size:
-            raise _inseparable(int(bad[0]))
-
-    def solve(self, y: FloatArray, power: FloatArray, dof: int) -> tuple[FloatArray, FloatArray]:
-        """Return beta and its variance, each (n_trials, n_voxels)."""
-        own = self.x.T @ y
-        others = (self.total @ y)[None, :] - own
-        if self.n_columns == 1:
-            others[:] = 0.0
-        a, b, c, d = (v[:, None] for v in (self.a, self.b, self.c, self.d))
-        beta = (c * own - b * others) / d
-        explained = beta * own + (a * others - b * own) / d * others
-        residual = np.maximum(power[None, :] - explained, 0.0) / dof
-        return beta, residual * (c / d)
-
-
-class _All:
-    """Least squares all: one model with every trial."""
-
-    def __init__(self, clean: FloatArray) -> None:
-        self.n_columns = clean.shape[1]
-        scale = np.linalg.norm(clean, axis=0)
-        if clean.shape[1] > clean.shape[0]:
-            raise UserError(
-                f"lsa needs more volumes than trials, got {clean.shape[0]} volumes and {clean.shape[1]} trials: "
-                "use method 'lss'"
-            )
-        self.q, r = np.linalg.qr(clean / scale)
-        weak = np.flatnonzero(np.abs(np.diag(r)) < INSEPARABLE**0.5)
-        if weak.size:
-            raise _inseparable(int(weak[0]))
-        self.inverse = np.linalg.inv(r) / scale[:, None]
-        self.spread = (self.inverse**2).sum(axis=1)[:, None]
-
-    def solve(self, y: FloatArray, power: FloatArray, dof: int) -> tuple[FloatArray, FloatArray]:
-        """Return beta and its variance, each (n_trials, n_voxels)."""
-        part = self.q.T @ y
-        residual = np.maximum(power - (part**2).sum(axis=0), 0.0) / dof
-        return self.inverse @ part, self.spread * residual[None, :]
-
-
-def _orthonormal(columns: FloatArray) -> FloatArray:
-    """Return an orthonormal basis of the columns, dependent ones left out."""
-    scale = np.linalg.norm(columns, axis=0)
-    kept = columns[:, scale > 0] / scale[scale > 0]
-    left, sizes, _ = np.linalg.svd(kept, full_matrices=False)
-    basis: FloatArray = left[:, sizes > 1e-10 * sizes[0]]
-    return basis
-
-
-def _require_seen(regressors: FloatArray, clean: FloatArray, onsets: FloatArray) -> None:
-    """Refuse trials whose response falls outside the run or inside the nuisance."""
-    before, after = (regressors**2).sum(axis=0), (clean**2).sum(axis=0)
-    unseen = np.flatnonzero((before == 0) | (after <= INSEPARABLE * before))
-    if unseen.size:
-        i = int(unseen[0])
-        raise UserError(
-            f"trial {i + 1} (onset {onsets[i]:g} s) leaves no response in the run that drift and confounds do not "
-            "already explain: drop it, or use fewer confounds"
-        )
-
-
-def _inseparable(trial: int) -> UserError:
-    return UserError(
-        f"the response to trial {trial + 1} cannot be told from those to the other trials: "
-        "check for repeated rows in the events"
-    )
+def _as_slice(voxels: NDArray[np.intp]) -> slice | NDArray[np.intp]:
+    """Return neighbouring voxels as a slice, which costs no copy."""
+    if voxels.size and voxels[-1] - voxels[0] == voxels.size - 1:
+        return slice(int(voxels[0]), int(voxels[-1]) + 1)
+    return voxels
