@@ -239,7 +239,7 @@ def _draw_displacement(
     axes.axhline(threshold, color=RUST, linestyle="--", linewidth=1, label=f"threshold, {threshold:g} mm")
     top = float(np.clip(step.max() * 1.05, threshold * 1.5, threshold * 5))
     axes.scatter(
-        minutes[marked], np.full(int(marked.sum()), top), marker="v", s=16, color=RUST, zorder=3, label="marked volume"
+        minutes[marked], np.full(int(marked.sum()), top), marker="v", s=20, color=RUST, zorder=3, label="marked volume"
     )
     axes.set_ylim(0, top * 1.04)
     quiet_axes(axes, "Minutes of scanning, runs joined", "FD (mm)")
@@ -320,17 +320,16 @@ def _design_words(groups: Mapping[str, FloatArray], trials: FloatArray) -> str:
         f"{matrix.shape[1] - trials.shape[1]} nuisance columns in {len(matrix)} volumes, {left} degrees of freedom "
         f"left with all in one model. Each column is scaled to its largest value (orange above 0, purple below). "
         f"{next_to}Good: one band a trial, stepping down evenly. Bad: empty columns, trials on top of each other, or "
-        "neighbours that correlate above about 0.8, whose answers only least squares separate (LSS) or a ridge tells apart."
+        "neighbours that correlate above about 0.8, which only least squares separate (LSS) or a ridge tells apart."
     )
 
 
 def _sample(z: ArrayLike) -> FloatArray:
+    """Return the finite z of every trial at voxels evenly taken, about `MOST_VALUES` in all."""
     values = np.asarray(z)
     values = values.reshape(len(values), -1)
-    step = max(1, int(np.ceil(values.size / MOST_VALUES)))
-    rows = values[:: step if len(values) > step else 1]
-    flat = rows.ravel()[:: max(1, rows.size // (2 * MOST_VALUES))].astype(np.float64)
-    return flat[np.isfinite(flat)]
+    flat = values[:, :: max(1, values.size // MOST_VALUES)].astype(np.float64).ravel()
+    return np.asarray(flat[np.isfinite(flat)])
 
 
 def _standardised(series: FloatArray) -> FloatArray:
