@@ -156,6 +156,8 @@ def open_image(path: Path) -> Any:
         When the file is missing, no NIfTI volume, not of real numbers, shorter than its header says, or without a
         usable affine.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file: give a NIfTI (.nii or .nii.gz)")
     try:
         image: Any = nib.load(path)
     except FileNotFoundError as error:
