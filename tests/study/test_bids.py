@@ -204,6 +204,117 @@ def test_folders_that_are_not_bids(bids, tmp_path):
         index_bids(bids)
 
 
+def add_run(bids, name, shape=(5, 4, 3, 20)):
+    folder = bids / name.split("_")[0] / "func"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bold(folder / f"{name}_bold.nii.gz", shape)
+    return folder
+
+
+def refused(bids, words, *names):
+    with pytest.raises(UserError, match=words) as error:
+        index_bids(bids)
+    assert "\n" not in str(error.value)
+    for name in names:
+        assert name in str(error.value)
+
+
+def test_runs_in_natural_order(bids):
+    for run in (10, 2):
+        add_run(bids, f"sub-01_task-faces_run-{run}")
+    assert [run.run for run in index_bids(bids).runs] == ["1", "2", "10"]
+
+
+def test_two_files_of_one_folder_that_apply(bids):
+    (bids / "task-faces_run-1_bold.json").write_text("{}")
+    refused(bids, "both apply to", "task-faces_bold.json", "task-faces_run-1_bold.json", f"{STEM}_bold.nii.gz")
+    (bids / "task-faces_run-1_bold.json").unlink()
+    for name in ("task-faces_events.tsv", "task-faces_run-1_events.tsv"):
+        write_events(bids / name)
+    refused(bids, "both apply to", "task-faces_events.tsv", "task-faces_run-1_events.tsv")
+    # One of another run, acquisition or task does not apply.
+    (bids / "task-faces_run-1_events.tsv").rename(bids / "task-faces_run-2_events.tsv")
+    (bids / "task-faces_acq-mb_bold.json").write_text('{"EchoTime": 9}')
+    (bids / "task-objects_bold.json").write_text('{"EchoTime": 9}')
+    (run,) = index_bids(bids).runs
+    assert run.sidecar == {"RepetitionTime": 1.5, "TaskName": "faces", "EchoTime": 0.05}
+
+
+def test_sidecars_of_every_level(bids):
+    folder = bids / "sub-02" / "ses-a" / "func"
+    folder.mkdir(parents=True)
+    write_bold(folder / "sub-02_ses-a_task-faces_bold.nii.gz")
+    for path, content in (
+        (bids / "bold.json", {"a": 0, "b": 0, "c": 0, "d": 0}),
+        (bids / "sub-02" / "sub-02_bold.json", {"b": 1, "c": 1, "d": 1}),
+        (bids / "sub-02" / "ses-a" / "sub-02_ses-a_bold.json", {"c": 2, "d": 2}),
+        (folder / "sub-02_ses-a_task-faces_bold.json", {"d": 3, "EchoTime": None}),
+    ):
+        path.write_text(json.dumps(content))
+    (bids / "task-faces_bold.json").unlink()
+    (run,) = (run for run in index_bids(bids).runs if run.subject == "02")
+    assert run.sidecar == {"a": 0, "b": 1, "c": 2, "d": 3}
+
+
+def test_echoes_are_one_run_that_is_not_read(bids):
+    for echo in (1, 2, 3):
+        folder = add_run(bids, f"sub-02_task-faces_echo-{echo}")
+    write_events(folder / "sub-02_task-faces_events.tsv")
+    (_, run) = index_bids(bids).runs
+    assert run.stem == "sub-02_task-faces" and len(run.echoes) == 3 and run.bold == run.echoes[0]
+    assert run.events == folder / "sub-02_task-faces_events.tsv"
+    with pytest.raises(UserError, match="is one of 3 echoes of sub-02_task-faces: combine them first") as error:
+        load_run(run)
+    assert "\n" not in str(error.value) and "sub-02_task-faces_echo-1_bold.nii.gz" in str(error.value)
+
+
+def test_a_single_echo_is_an_ordinary_run(bids):
+    folder = add_run(bids, "sub-02_task-faces_echo-1")
+    write_events(folder / "sub-02_task-faces_events.tsv")
+    (_, run) = index_bids(bids).runs
+    assert not run.echoes and load_run(run).image.shape == (5, 4, 3, 20)
+
+
+def test_phase_is_no_run(bids):
+    for part in ("mag", "phase", "real", "imag"):
+        add_run(bids, f"sub-02_task-faces_part-{part}")
+    dataset = index_bids(bids)
+    assert [run.stem for run in dataset.runs] == [STEM, "sub-02_task-faces_part-mag"]
+    assert [path.name.split("_")[2] for path in dataset.skipped] == ["part-imag", "part-phase", "part-real"]
+    for path in (func(bids, "bold.nii.gz"), dataset.runs[1].bold):
+        path.unlink()
+    refused(bids, "no magnitude", "sub-02_task-faces_part-imag_bold.nii.gz")
+
+
+def test_names_that_mislead(bids):
+    write_bold(func(bids, "bold.nii"))
+    refused(bids, "are one run twice", f"{STEM}_bold.nii", f"{STEM}_bold.nii.gz")
+    func(bids, "bold.nii").rename(bids / "sub-01" / "func" / "sub-02_task-faces_bold.nii")
+    refused(bids, "is named sub-02 and lies in sub-01")
+    (bids / "sub-01" / "func" / "sub-02_task-faces_bold.nii").rename(bids / "sub-01" / "func" / "sub-01_bold.nii")
+    refused(bids, "is not named as BIDS asks", "sub-01_bold.nii")
+
+
+def test_a_link_to_a_folder_above_is_not_followed_round_and_round(bids):
+    (bids / "sub-01" / "again").symlink_to(bids / "sub-01", target_is_directory=True)
+    assert len(index_bids(bids).runs) == 1
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".nii"])
+def test_data_left_on_the_disk(bids, extension):
+    if extension == ".nii":
+        func(bids, "bold.nii.gz").unlink()
+        write_bold(func(bids, "bold.nii"))
+    (run,) = index_bids(bids).runs
+    kept, left = load_run(run), load_run(run, in_memory=False)
+    assert nib.is_proxy(left.image.dataobj) and not nib.is_proxy(kept.image.dataobj)
+    np.testing.assert_array_equal(np.asarray(left.image.dataobj), kept.image.dataobj)
+    assert left.events.equals(kept.events) and left.t_r == kept.t_r
+    truncate(run.bold)
+    with pytest.raises(UserError, match="truncated"):
+        load_run(run, in_memory=False)
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the studyforrest localizer is not beside this repository")
 def test_the_real_run():
     (run,) = index_bids(REAL).runs

@@ -40,7 +40,7 @@ ImageSpace = Literal["mni", "talairach", "aligned", "scanner", "other", "unknown
 XFORM_CODES: tuple[ImageSpace, ...] = ("unknown", "scanner", "aligned", "talairach", "mni", "other")
 SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
 MAX_OFFSET = 256 * 2**20
-PIECE = 2**20
+PIECE = 2**16
 DEFLATE_RATIO = 1040
 """Deflate makes at most 1,032 bytes of one: a header that asks for more than the file can hold is refused unread."""
 GRID_TOLERANCE = 1e-3
