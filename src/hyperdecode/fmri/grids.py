@@ -38,7 +38,8 @@ class Volume:
 
     def centre(self, inside: NDArray[np.bool_]) -> FloatArray:
         """Return the centre of a mask in mm, (3,)."""
-        return apply_affine(self.affine, np.asarray(ndimage.center_of_mass(inside))[None])[0]
+        centre: FloatArray = apply_affine(self.affine, np.asarray(ndimage.center_of_mass(inside))[None])[0]
+        return centre
 
 
 def read_volume(image: Any, what: str) -> Volume:

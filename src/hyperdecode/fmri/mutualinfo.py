@@ -181,7 +181,7 @@ def _range(values: NDArray[Any]) -> tuple[float, float]:
     return low, max(high, low + 1e-6 * max(abs(low), 1.0))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _joint(
     points: FloatArray, bins: NDArray[np.int64], moving: NDArray[np.float32], matrix: FloatArray, n_bins: int
 ) -> Any:
@@ -220,7 +220,7 @@ def _joint(
     return histogram, values, slopes
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _slope(
     points: FloatArray, bins: NDArray[np.int64], values: FloatArray, slopes: FloatArray, ratio: FloatArray
 ) -> FloatArray:
