@@ -1,28 +1,48 @@
-"""Rigid head motion of a run: inverse-compositional Gauss-Newton, to the first volume, then to their mean.
+"""Rigid head motion of a run: to a first volume, then to the mean of all; and between the means of two runs.
 
 A motion matrix maps points, in mm, from the reference to a volume: the value that belongs at reference point p is
 taken from the volume at ``M p``. Matrices compose with those of `hyperdecode.fmri.normalise`, so a value is
-interpolated once, by `hyperdecode.fmri.resample`.
+interpolated once, by `hyperdecode.fmri.resample`. (FSL's and SPM's matrices refer to voxel sizes or origins of their
+own; ANTs' map the same way as these, but in LPS coordinates: x and y change sign.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.spatial.transform import Rotation
 
-from hyperdecode.errors import UserError
+from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.fmri.gaussnewton import Fit, Reference
+from hyperdecode.fmri.resample import values_at
+from hyperdecode.fmri.rigid import framewise_displacement, rigid_matrix, rigid_parameters
+from hyperdecode.fmri.series import Series, in_order
 
-__all__ = ["Motion", "framewise_displacement", "realign", "rigid_matrix", "rigid_parameters"]
+__all__ = ["Motion", "align_to", "framewise_displacement", "realign", "rigid_matrix", "rigid_parameters"]
 
 FloatArray = NDArray[np.float64]
+Volume = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
-HEAD_RADIUS_MM = 50.0
+COARSE = ((20.0, 8.0), (10.0, 6.0))
+"""Smoothing (FWHM) and distance of points in mm, for a head that lies far from where it was looked for."""
+BLOCK = 8
+"""Volumes that follow each other's motion; whole blocks go to threads, so results do not depend on their number."""
+CANDIDATES = 5
+"""Volumes among which the first reference is looked for."""
+WORSE = 1.5
+"""A candidate that the others fit this many times worse than the best one is no reference."""
+POOR = 0.1
+"""Share of unexplained variance from which a fit is tried again from far away."""
+STRANGE = 0.3
+"""Share of unexplained variance from which the means of two runs do not match."""
+SPREADS, LEAST_EXCESS, LEAST_GAIN, GAIN_WINDOW = 6.0, 0.25, 0.02, 11
+"""A spike: beyond the run's median by 6 robust standard deviations, and by 25 % (error) or 0.02 (gain)."""
 
 
 @dataclass(frozen=True)
@@ -38,20 +58,23 @@ class Motion:
     framewise_displacement : ndarray, shape (n_volumes,)
         In mm; 0 for the first volume.
     mean : ndarray of float32, shape (x, y, z)
-        Mean of the realigned volumes, the reference.
+        Mean of the realigned volumes without the outliers, the reference.
     centre : ndarray, shape (3,)
         Point, in mm, about which the parameters rotate.
+    outliers : ndarray of bool, shape (n_volumes,)
+        Spike volumes: constant, without finite values, or unlike the run (see `realign`).
     """
 
     matrices: FloatArray
     parameters: FloatArray
     framewise_displacement: FloatArray
-    mean: NDArray[np.float32]
+    mean: Volume
     centre: FloatArray
+    outliers: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
 
 
 def realign(
-    volumes: NDArray[np.generic],
+    volumes: Any,
     affine: ArrayLike,
     *,
     smoothing: float = 5.0,
@@ -59,30 +82,43 @@ def realign(
     max_iterations: int = 20,
     tolerance: float = 1e-3,
     progress: Progress | None = None,
+    threads: int | None = None,
 ) -> Motion:
-    """Estimate the six rigid parameters of every volume by least squares on intensity.
+    """Estimate the six rigid parameters of every volume by robust least squares on intensity.
 
-    Minimises ``sum_k (V(M p_k) - g R(p_k))^2`` over the rigid M and the gain g. Each step solves
-    ``[J, R] d = V(M p) - R(p)`` where ``J_k = [grad R(p_k), (p_k - c) x grad R(p_k)]`` and replaces M by
-    ``M W(d)^-1``: gradients and their factorization belong to the reference, so they are worked out once for
-    all volumes and steps (inverse compositional).
+    Every volume is aligned to the first, then to the mean of the realigned volumes, as described in
+    `hyperdecode.fmri.gaussnewton`; a gain of its own and robust weights take up changes of signal.
+
+    - The *first reference* is the first of the first five volumes that fits the others: for each of them, the median
+      error of the other four aligned to it must be less than 1.5 times the least such median. So a first volume that is
+      a spike, or was taken before the magnetisation was steady, is passed over, constant ones too.
+    - A volume whose fit leaves a tenth of the variance unexplained is tried again from coarse to fine.
+    - *Outliers* are volumes that are constant or mostly not finite (they get the motion of the nearest usable
+      volume before them, or else after them), those whose error against the mean (root mean square of all residuals,
+      not robust) exceeds the run's median by 6 robust standard deviations and by a quarter, and those whose gain is off
+      the running median of 11 volumes by 6 robust standard deviations and by 0.02. They are left out of the mean.
+
+    Memory holds the series as it is stored and a few volumes a thread. Results are the same, bit for bit, for any
+    number of threads.
 
     Parameters
     ----------
-    volumes : ndarray, shape (x, y, z, n_volumes)
-        BOLD.
+    volumes : ndarray, nibabel array proxy or Series, shape (x, y, z, n_volumes)
+        BOLD, of any number type. Voxels that are not finite count as 0.
     affine : array-like, shape (4, 4)
-        Voxel to mm.
+        Voxel to mm; oblique or flipped as it may be.
     smoothing : float
         FWHM in mm of the Gaussian applied before the comparison.
     sampling : float
         Distance of the sampled points in mm.
     max_iterations : int
-        Steps a volume at most.
+        Steps a volume at most, in each of the two passes.
     tolerance : float
         A volume is done when a step moves no point of a 50 mm sphere by more than this, in mm.
     progress : callable, optional
-        Called with (volumes done, volumes to do).
+        Called with (volumes done, volumes to do); two passes count.
+    threads : int, optional
+        Default: the usable cores.
 
     Returns
     -------
@@ -91,134 +127,253 @@ def realign(
     Raises
     ------
     UserError
-        When `volumes` is not 4D or its first volume has no structure to align on.
+        When `volumes` is not 4D, half of its volumes or more are constant, or there is no structure to align on.
 
     References
     ----------
     Baker S, Matthews I (2004). Lucas-Kanade 20 years on: a unifying framework. International Journal of
     Computer Vision 56, 221-255. Power JD et al. (2012). NeuroImage 59, 2142-2154 (framewise displacement).
     """
-    if volumes.ndim != 4:
-        raise UserError(f"realignment needs a 4D series, got shape {volumes.shape}: give the whole run")
     to_mm = np.asarray(affine, dtype=np.float64)
-    n = volumes.shape[3]
-    sigma = smoothing / np.sqrt(8 * np.log(2)) / np.linalg.norm(to_mm[:3, :3], axis=0)
+    run = _Run(Series(volumes), to_mm, smoothing, sampling, max_iterations, tolerance, threads)
+    usable = run.usable()
+    n, kept = len(usable), np.flatnonzero(usable)
 
-    def smoothed(k: int) -> NDArray[np.float32]:
-        volume = np.nan_to_num(np.asarray(volumes[..., k], dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        return np.asarray(ndimage.gaussian_filter(volume, sigma), dtype=np.float32)
+    def counted(fits: Iterator[Fit], before: int) -> list[Fit]:
+        done = []
+        for fit in fits:
+            done.append(fit)
+            if progress is not None:
+                progress(before + len(done), 2 * kept.size)
+        return done
 
-    matrices = np.tile(np.eye(4), (n, 1, 1))
-    first = _Reference(smoothed(0), to_mm, sampling)
-    for k in range(1, n):
-        matrices[k] = first.align(smoothed(k), matrices[k - 1], max_iterations, tolerance)
-        if progress is not None:
-            progress(k + 1, 2 * n)
-    mean = _mean(volumes, to_mm, matrices)
-    reference = _Reference(np.asarray(ndimage.gaussian_filter(mean, sigma), dtype=np.float32), to_mm, sampling)
-    for k in range(n):
-        matrices[k] = reference.align(smoothed(k), matrices[k], max_iterations, tolerance)
-        if progress is not None:
-            progress(n + k + 1, 2 * n)
-    parameters = np.stack([rigid_parameters(m, reference.centre) for m in matrices])
+    fits = counted(run.follow(run.first_reference(kept[:CANDIDATES]), kept), 0)
+    matrices = _carried([fit.matrix for fit in fits], kept, n)
+    reference = run.reference(run.mean(matrices, kept[~_spikes(fits)]))
+    fits = counted(run.refine(reference, matrices, kept), kept.size)
+    matrices = _carried([fit.matrix for fit in fits], kept, n)
+    outliers = ~usable
+    outliers[kept] = _spikes(fits)
+    centre = reference.fine.centre
+    parameters = np.stack([rigid_parameters(m, centre) for m in matrices])
     return Motion(
         matrices=matrices,
         parameters=parameters,
         framewise_displacement=framewise_displacement(parameters),
-        mean=_mean(volumes, to_mm, matrices),
-        centre=reference.centre,
+        mean=run.mean(matrices, np.flatnonzero(~outliers)),
+        centre=centre,
+        outliers=outliers,
     )
 
 
-def rigid_matrix(parameters: ArrayLike, centre: ArrayLike) -> FloatArray:
-    """Return the 4x4 matrix ``p -> R (p - c) + c + t`` of (t_x, t_y, t_z in mm, r_x, r_y, r_z in rad)."""
-    values, c = np.asarray(parameters, dtype=np.float64), np.asarray(centre, dtype=np.float64)
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_euler("xyz", values[3:]).as_matrix()
-    matrix[:3, 3] = c + values[:3] - matrix[:3, :3] @ c
-    return matrix
+def align_to(
+    image: NDArray[np.generic], reference: NDArray[np.generic], affine_image: ArrayLike, affine_reference: ArrayLike
+) -> FloatArray:
+    """Return the rigid motion between the means of two runs or sessions of the same subject.
+
+    From coarse to fine (20, 10, 5 mm smoothing), from two starting positions: as the scanner says, and with the centres
+    of the bright parts laid over each other; the better fit is kept. Heads that lie 20 mm and some degrees apart are
+    found. Grids, fields of view and gains may differ.
+
+    Parameters
+    ----------
+    image, reference : ndarray, shapes (x, y, z)
+        Mean functionals (`Motion.mean`).
+    affine_image, affine_reference : array-like, shape (4, 4)
+        Voxel to mm of each.
+
+    Returns
+    -------
+    ndarray, shape (4, 4)
+        Reference mm to image mm: the value that belongs at p of the reference is taken from the image at ``M p``.
+
+    Raises
+    ------
+    UserError
+        When one of them is not 3D or has no structure.
+
+    Warns
+    -----
+    DataWarning
+        When 30 % of the reference's variance or more is left unexplained.
+    """
+    sides = []
+    for values, affine, what in ((image, affine_image, "image"), (reference, affine_reference, "reference")):
+        if np.ndim(values) != 3:
+            raise UserError(f"the {what} to align must be 3D, got shape {np.shape(values)}: give the mean of a run")
+        sides.append((_finite(np.asarray(values, dtype=np.float32)), np.asarray(affine, dtype=np.float64)))
+    (moving, moving_affine), (fixed, fixed_affine) = sides
+    pyramid = _Pyramid(fixed, fixed_affine, 5.0, 4.0)
+    shift = np.eye(4)
+    shift[:3, 3] = _bright_centre(moving, moving_affine) - _bright_centre(fixed, fixed_affine)
+    fit = pyramid.align(moving, moving_affine, [np.eye(4), shift], 50, 1e-3)
+    if fit.unexplained > STRANGE:
+        warnings.warn(
+            f"the means of two runs do not match: rigid alignment leaves {fit.unexplained:.0%} of the variance "
+            f"unexplained, expected less than {STRANGE:.0%}: check that both are of one subject, and their affines",
+            DataWarning,
+            stacklevel=2,
+        )
+    return fit.matrix
 
 
-def rigid_parameters(matrix: ArrayLike, centre: ArrayLike) -> FloatArray:
-    """Return the six parameters of which `rigid_matrix` makes `matrix`."""
-    m, c = np.asarray(matrix, dtype=np.float64), np.asarray(centre, dtype=np.float64)
-    angles = Rotation.from_matrix(m[:3, :3]).as_euler("xyz")
-    return np.concatenate([m[:3, :3] @ c + m[:3, 3] - c, angles])
+class _Pyramid:
+    """One reference image at several levels of smoothing, coarse to fine."""
 
-
-def framewise_displacement(parameters: ArrayLike) -> FloatArray:
-    """Return ``sum |d translation| + 50 mm * sum |d rotation|`` between neighbours, (n_volumes,), in mm."""
-    change = np.abs(np.diff(np.asarray(parameters, dtype=np.float64), axis=0))
-    moved = change[:, :3].sum(axis=1) + HEAD_RADIUS_MM * change[:, 3:].sum(axis=1)
-    return np.concatenate([[0.0], moved])
-
-
-class _Reference:
-    """The image that volumes are aligned to, with everything about it that can be worked out once."""
-
-    def __init__(self, image: NDArray[np.float32], affine: FloatArray, sampling: float) -> None:
-        self.to_voxel = np.linalg.inv(affine)
-        self.limits = np.asarray(image.shape, dtype=np.float64)[:, None] - 1
-        size = np.linalg.norm(affine[:3, :3], axis=0)
-        axes = [np.arange(1.0, n - 1.5, max(sampling / s, 1.0)) for n, s in zip(image.shape, size, strict=True)]
-        voxels = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-        spline = ndimage.spline_filter(image, order=3)
-        values = ndimage.map_coordinates(spline, voxels, order=3, prefilter=False)
-        top = np.percentile(image, 98)
-        kept = values > 0.2 * top
-        if top <= 0 or kept.sum() < 50:
-            raise UserError("the first volume has too little structure to align on: check the BOLD image")
-        voxels, self.values = voxels[:, kept], values[kept].astype(np.float64)
-        gradient = np.empty((3, voxels.shape[1]))
-        for axis in range(3):
-            step = np.zeros((3, 1))
-            step[axis] = 0.5
-            ahead, behind = (
-                ndimage.map_coordinates(spline, voxels + s, order=3, prefilter=False, mode="nearest")
-                for s in (step, -step)
-            )
-            gradient[axis] = ahead - behind
-        gradient = self.to_voxel[:3, :3].T @ gradient
-        self.points = _move(affine, voxels.T).T
-        self.centre: FloatArray = self.points.mean(axis=0)
-        turning = np.cross(self.points - self.centre, gradient.T)
-        jacobian = np.column_stack([gradient.T, turning, self.values])
-        self.solve = np.linalg.pinv(jacobian)
+    def __init__(self, image: Volume, affine: FloatArray, smoothing: float, sampling: float) -> None:
+        self.fine = Reference(image, affine, smoothing, sampling)
+        self.levels = [Reference(image, affine, *coarse, band=False) for coarse in COARSE] + [self.fine]
 
     def align(
-        self, volume: NDArray[np.float32], start: FloatArray, max_iterations: int, tolerance: float
-    ) -> FloatArray:
-        """Return the matrix, reference mm to volume mm, reached from `start`."""
-        spline = ndimage.spline_filter(volume, order=3)
-        matrix = start.copy()
-        for _ in range(max_iterations):
-            voxels = _move(self.to_voxel @ matrix, self.points)
-            values = ndimage.map_coordinates(spline, voxels, order=3, prefilter=False, mode="nearest")
-            seen = ((voxels >= 0) & (voxels <= self.limits)).all(axis=0)
-            step = self.solve @ np.where(seen, values - self.values, 0.0)
-            matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
-            if np.abs(step[:3]).sum() + HEAD_RADIUS_MM * np.abs(step[3:6]).sum() < tolerance:
-                break
-        return matrix
+        self, image: Volume, affine: FloatArray, starts: Iterable[FloatArray], max_iterations: int, tolerance: float
+    ) -> Fit:
+        """Align an image from coarse to fine from each start; return the best fit."""
+        to_voxel = np.asarray(np.linalg.inv(affine), dtype=np.float64)
+        splines = [reference.prepare(image, affine) for reference in self.levels]
+        found = []
+        for start in starts:
+            matrix = start
+            for spline, reference in zip(splines, self.levels, strict=True):
+                fit = reference.align(spline, to_voxel, matrix, max_iterations=max_iterations, tolerance=tolerance)
+                matrix = fit.matrix
+            found.append(fit)
+        return min(found, key=_badness)
 
 
-def _move(affine: FloatArray, points: FloatArray) -> FloatArray:
-    """Return ``A p + b`` of (n, 3) points as (3, n), the order that `map_coordinates` takes."""
-    moved: FloatArray = affine[:3, :3] @ points.T + affine[:3, 3:]
-    return moved
+@dataclass
+class _Run:
+    """The volumes of a run and how they are compared."""
+
+    series: Series
+    affine: FloatArray
+    smoothing: float
+    sampling: float
+    max_iterations: int
+    tolerance: float
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        self.to_voxel: FloatArray = np.asarray(np.linalg.inv(self.affine), dtype=np.float64)
+
+    def usable(self) -> NDArray[np.bool_]:
+        """Return which volumes show anything: finite for the most part, and not constant."""
+        told = [_spread_and_finite(volume) for volume in self.series.volumes()]
+        spread, finite = np.array(told).T
+        usable: NDArray[np.bool_] = (spread > 0) & (finite > 0.5 * np.median(finite))
+        bad = int((~usable).sum())
+        if 2 * bad >= usable.size:
+            raise UserError(
+                f"{bad} of {usable.size} volumes are constant or not finite, expected a BOLD run with few such volumes "
+                "or none: check the BOLD image"
+            )
+        return usable
+
+    def first_reference(self, candidates: NDArray[np.intp]) -> _Pyramid:
+        """Return the first of some volumes that the others fit, as `realign` says."""
+        volumes = [self._volume(k) for k in candidates]
+
+        def misfit(i: int) -> float:
+            try:
+                reference = Reference(volumes[i], self.affine, self.smoothing, self.sampling)
+            except UserError:
+                return np.inf
+            splines = (reference.prepare(other, self.affine) for j, other in enumerate(volumes) if j != i)
+            fits = [reference.align(spline, self.to_voxel, np.eye(4), max_iterations=10) for spline in splines]
+            return float(np.median([fit.error for fit in fits])) if fits else 0.0
+
+        misfits = np.array(list(in_order(misfit, ((i,) for i in range(len(volumes))), self.threads)))
+        good = np.flatnonzero(misfits <= WORSE * misfits.min())
+        return self.reference(volumes[good[0]])
+
+    def reference(self, image: Volume) -> _Pyramid:
+        """Return an image of this run as what its volumes are aligned to."""
+        return _Pyramid(image, self.affine, self.smoothing, self.sampling)
+
+    def follow(self, reference: _Pyramid, which: NDArray[np.intp]) -> Iterator[Fit]:
+        """Align volumes block by block, each from where the one before it lay."""
+
+        def block(volumes: NDArray[np.intp]) -> list[Fit]:
+            fits, start = [], np.eye(4)
+            for k in volumes:
+                fits.append(self._align(reference, k, start))
+                start = fits[-1].matrix if fits[-1].unexplained < POOR else start
+            return fits
+
+        for fits in in_order(block, ((which[i : i + BLOCK],) for i in range(0, which.size, BLOCK)), self.threads):
+            yield from fits
+
+    def refine(self, reference: _Pyramid, starts: FloatArray, which: NDArray[np.intp]) -> Iterator[Fit]:
+        """Align volumes, each from a start of its own."""
+        return in_order(self._align, ((reference, k, starts[k]) for k in which), self.threads)
+
+    def mean(self, matrices: FloatArray, which: NDArray[np.intp]) -> Volume:
+        """Mean of realigned volumes on the reference's grid; 0 where none of them sees a voxel."""
+        shape = self.series.shape[:3]
+        voxels = np.indices(shape).reshape(3, -1).T.astype(np.float64)
+        total, count = np.zeros(len(voxels)), np.zeros(len(voxels))
+        work = ((self.series.volume(k), self.to_voxel @ matrices[k] @ self.affine, voxels) for k in which)
+        for values in in_order(values_at, work, self.threads):
+            seen = np.isfinite(values)
+            total += np.where(seen, values, 0)
+            count += seen
+        return (total / np.maximum(count, 1)).reshape(shape).astype(np.float32)
+
+    def _volume(self, k: int) -> Volume:
+        return _finite(self.series.volume(k))
+
+    def _align(self, reference: _Pyramid, k: int, start: FloatArray) -> Fit:
+        """Align one volume; from coarse to fine when that leaves much unexplained."""
+        volume = self._volume(k)
+        spline = reference.fine.prepare(volume, self.affine)
+        fit = reference.fine.align(
+            spline, self.to_voxel, start, max_iterations=self.max_iterations, tolerance=self.tolerance
+        )
+        if fit.unexplained < POOR and fit.seen >= 0.5:
+            return fit
+        far = reference.align(volume, self.affine, [start, np.eye(4)], self.max_iterations, self.tolerance)
+        return min(fit, far, key=_badness)
 
 
-def _mean(volumes: NDArray[np.generic], affine: FloatArray, matrices: FloatArray) -> NDArray[np.float32]:
-    """Mean of the realigned volumes on the reference's grid, over the volumes that see each voxel."""
-    shape = volumes.shape[:3]
-    to_voxel = np.linalg.inv(affine)
-    limits = np.asarray(shape, dtype=np.float64)[:, None] - 0.5
-    points = _move(affine, np.indices(shape).reshape(3, -1).T.astype(np.float64)).T
-    total, count = np.zeros(points.shape[0]), np.zeros(points.shape[0])
-    for k in range(volumes.shape[3]):
-        voxels = _move(to_voxel @ matrices[k], points)
-        volume = np.nan_to_num(np.asarray(volumes[..., k], dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        seen = ((voxels > -0.5) & (voxels < limits)).all(axis=0)
-        total += np.where(seen, ndimage.map_coordinates(volume, voxels, order=1, mode="nearest"), 0.0)
-        count += seen
-    return (total / np.maximum(count, 1)).reshape(shape).astype(np.float32)
+def _badness(fit: Fit) -> tuple[bool, float]:
+    """Order of fits: one that has moved half of the points out of sight is worse than any that has not."""
+    return fit.seen < 0.5, fit.unexplained
+
+
+def _spikes(fits: list[Fit]) -> NDArray[np.bool_]:
+    """Return which volumes are unlike the others, as `realign` says."""
+    error, gain = np.array([fit.error for fit in fits]), np.array([fit.gain for fit in fits])
+    # mirrored without repeating the first and last, lest a spike there be its own median
+    gain -= ndimage.median_filter(gain, size=GAIN_WINDOW, mode="mirror")
+    typical = np.median(error)
+    worse = error - typical > np.maximum(SPREADS * _spread(error), LEAST_EXCESS * typical)
+    return np.asarray(worse | (np.abs(gain) > max(SPREADS * _spread(gain), LEAST_GAIN)))
+
+
+def _spread(values: FloatArray) -> float:
+    """Robust standard deviation."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _carried(matrices: list[FloatArray], which: NDArray[np.intp], n: int) -> FloatArray:
+    """Give volumes that have no matrix that of the nearest before them, or else of the first."""
+    nearest = np.maximum(np.searchsorted(which, np.arange(n), side="right") - 1, 0)
+    return np.stack(matrices)[nearest]
+
+
+def _finite(volume: Volume) -> Volume:
+    return volume if np.isfinite(volume).all() else np.nan_to_num(volume, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _spread_and_finite(volume: Volume) -> tuple[float, float]:
+    """Range of a volume's finite values, and the share of them."""
+    finite = np.isfinite(volume)
+    values = volume if finite.all() else volume[finite]
+    return (float(values.max() - values.min()) if values.size else 0.0), float(finite.mean())
+
+
+def _bright_centre(image: Volume, affine: FloatArray) -> FloatArray:
+    """Centre of the bright part of an image in mm."""
+    low, top = np.percentile(image, (2, 98))
+    bright = np.argwhere(image > (low + top) / 2)
+    at = bright.mean(axis=0) if len(bright) else (np.array(image.shape) - 1) / 2
+    return np.asarray(affine[:3, :3] @ at + affine[:3, 3])

@@ -12,7 +12,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.fmri.series import Series, in_order
 from hyperdecode.fmri.splines import near_marked, spline_coefficients, spline_values
 
-__all__ = ["resample", "resampled_volumes"]
+__all__ = ["resample", "resampled_volumes", "values_at"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -102,10 +102,23 @@ def resampled_volumes(
     to_voxel = np.linalg.inv(np.asarray(affine, dtype=np.float64))
 
     work = ((volume, to_voxel @ matrix, at) for volume, matrix in zip(series.volumes(), motion, strict=True))
-    yield from in_order(_values, work, threads)
+    yield from in_order(values_at, work, threads)
 
 
-def _values(volume: NDArray[np.float32], to_voxel: FloatArray, points: FloatArray) -> NDArray[np.float32]:
+def values_at(volume: NDArray[np.float32], to_voxel: FloatArray, points: FloatArray) -> NDArray[np.float32]:
+    """Return the values of one volume at points, as `resample` does.
+
+    Parameters
+    ----------
+    volume : ndarray of float32, shape (x, y, z)
+    to_voxel : ndarray, shape (4, 4)
+        From the points' space to voxels.
+    points : ndarray of float64, shape (n_points, 3)
+
+    Returns
+    -------
+    ndarray of float32, shape (n_points,)
+    """
     finite = np.isfinite(volume)
     if finite.all():
         return spline_values(spline_coefficients(volume), to_voxel, points)

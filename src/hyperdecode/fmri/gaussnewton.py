@@ -1,0 +1,264 @@
+"""Where a rigid head lies in a volume: inverse-compositional Gauss-Newton with robust weights.
+
+Minimised over the rigid M and the gain g is ``sum_k rho(V(M p_k) - g R(p_k))``, R the reference and V the volume, both
+filtered, p_k points inside the reference's head. Each step solves the weighted least-squares problem
+
+    sum_k w_k (r_k - [g J_k, R(p_k)] d)^2 -> min,    r_k = V(M p_k) - g R(p_k)
+
+with ``J_k = [grad R(p_k), (p_k - c) x grad R(p_k)]``, then replaces M by ``M W(d)^-1``, W(d) the motion of the six
+parameters d, and g by ``g + d_7``. J belongs to the reference and is worked out once for all volumes and steps, which
+is the point of the inverse composition (Baker and Matthews 2004).
+
+The filter is a band-pass, a Gaussian minus one three times as wide: a slow change of signal that varies smoothly over
+the head is no motion but looks like some to least squares, because it tilts whole plateaus; edges alone tell the two
+apart.
+
+Weights make it robust: what else changes between volumes (activation, a slice that is lost, a head cut elsewhere by
+the edge of the grid) leaves large residuals at some points. With s the residuals' scale, 1.4826 times their median
+size, weights are Huber's (1 up to 2 s, then falling as ``1/|r|``) until a step is small, then Tukey's
+(``(1 - (r / 6 s)^2)^2``, 0 beyond 6 s): edges that are still displaced must not be thrown away as outliers.
+
+References
+----------
+Baker S, Matthews I (2004). Lucas-Kanade 20 years on: a unifying framework. International Journal of Computer Vision 56,
+221-255. Holland PW, Welsch RE (1977). Robust regression using iteratively reweighted least-squares. Communications in
+Statistics A6, 813-827.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from hyperdecode.errors import UserError
+from hyperdecode.fmri.rigid import HEAD_RADIUS_MM, rigid_matrix
+from hyperdecode.fmri.smoothing import fwhm_in_voxels, smooth
+from hyperdecode.fmri.splines import spline_coefficients, spline_values
+
+__all__ = ["Fit", "Reference"]
+
+FloatArray = NDArray[np.float64]
+Volume = NDArray[np.float32]
+
+HUBER, TUKEY = 2.0, 6.0
+"""Where the weights bend, and where they end, in units of the residuals' scale."""
+NEAR_MM = 0.2
+"""A step below this changes the weights from Huber's to Tukey's."""
+HEAD = 0.05
+"""The head: what lies above the 2nd percentile by this share of the way to the 98th."""
+WIDE = 3.0
+"""How many times wider than the first the Gaussian is that the band-pass takes away."""
+FEWEST = 50
+"""Points without which nothing is aligned."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where a volume lies.
+
+    Attributes
+    ----------
+    matrix : ndarray, shape (4, 4)
+        Reference mm to volume mm.
+    gain : float
+        Of the volume's intensities over the reference's.
+    error : float
+        Root mean square of all residuals over the gain, as a share of the reference's mean intensity; not robust, so
+        that it tells of a spike.
+    unexplained : float
+        The same residuals' mean square as a share of the filtered reference's over the points.
+    seen : float
+        Share of the points that fall inside the volume.
+    """
+
+    matrix: FloatArray
+    gain: float
+    error: float
+    unexplained: float
+    seen: float
+
+
+class Reference:
+    """The image that volumes are aligned to, with everything about it that can be worked out once.
+
+    Parameters
+    ----------
+    image : ndarray of float32, shape (x, y, z)
+        Finite.
+    affine : ndarray, shape (4, 4)
+        Voxel to mm.
+    smoothing : float
+        FWHM in mm of the filter's narrow Gaussian.
+    sampling : float
+        Distance between points in mm; at least one voxel.
+    band : bool
+        Whether the filter takes away a wider Gaussian. From far away, plateaus help.
+
+    Attributes
+    ----------
+    points : ndarray, shape (n_points, 3)
+        In mm.
+    centre : ndarray, shape (3,)
+        Their mean, about which steps rotate.
+
+    Raises
+    ------
+    UserError
+        When the image has no structure.
+    """
+
+    def __init__(
+        self, image: Volume, affine: FloatArray, smoothing: float, sampling: float, *, band: bool = True
+    ) -> None:
+        self.smoothing, self.band = smoothing, band
+        voxels = _lattice(image.shape, affine, sampling)
+        plain = spline_values(spline_coefficients(smooth(image, fwhm_in_voxels(smoothing, affine))), np.eye(4), voxels)
+        low, top = np.percentile(plain, (2, 98))
+        kept = plain > low + HEAD * (top - low)
+        if not top > low or kept.sum() < FEWEST:
+            raise UserError("the reference volume has too little structure to align on: check the BOLD image")
+        voxels = voxels[kept]
+        self.brightness = float(np.mean(np.abs(plain[kept]), dtype=np.float64))
+        spline = self.prepare(image, affine)
+        self.values = spline_values(spline, np.eye(4), voxels)
+        self.square = float(np.mean(np.square(self.values, dtype=np.float64)))
+        slope = np.stack([_difference(spline, voxels, axis) for axis in range(3)], axis=1)
+        gradient = slope @ np.linalg.inv(affine)[:3, :3]
+        self.points: FloatArray = voxels @ affine[:3, :3].T + affine[:3, 3]
+        self.centre: FloatArray = self.points.mean(axis=0)
+        turning = np.cross(self.points - self.centre, gradient)
+        self.jacobian = np.column_stack([gradient, turning, self.values]).astype(np.float32)
+
+    def prepare(self, volume: Volume, affine: FloatArray) -> Volume:
+        """Filter a finite volume as the reference was; return the spline coefficients for `align`."""
+        filtered = smooth(volume, fwhm_in_voxels(self.smoothing, affine))
+        if self.band:
+            filtered -= smooth(volume, fwhm_in_voxels(WIDE * self.smoothing, affine))
+        return spline_coefficients(filtered)
+
+    def align(
+        self,
+        spline: Volume,
+        to_voxel: FloatArray,
+        start: FloatArray,
+        *,
+        max_iterations: int = 20,
+        tolerance: float = 1e-3,
+    ) -> Fit:
+        """Align one volume.
+
+        Parameters
+        ----------
+        spline : ndarray of float32, shape (z + 4, y + 4, x + 4)
+            The volume as `prepare` returns it.
+        to_voxel : ndarray, shape (4, 4)
+            The volume's mm to its voxels.
+        start : ndarray, shape (4, 4)
+            Reference mm to volume mm, a first guess.
+        max_iterations : int
+        tolerance : float
+            Done when a step moves no point of a 50 mm sphere by more than this, in mm.
+
+        Returns
+        -------
+        Fit
+            That of `start` when less than a tenth of the points can be seen.
+        """
+        matrix = start.copy()
+        gain = self._gain(spline_values(spline, to_voxel @ matrix, self.points))
+        near = False
+        for _ in range(max_iterations):
+            residuals = spline_values(spline, to_voxel @ matrix, self.points) - np.float32(gain) * self.values
+            scale = _scale(residuals)
+            if not scale > 0:  # equal images, or nothing to see
+                break
+            normal, right = _normal_equations(self.jacobian, residuals, gain, scale, near)
+            if np.linalg.cond(normal) > 1e14:
+                break
+            step = np.linalg.solve(normal, right)
+            matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
+            gain += step[6]
+            size = np.abs(step[:3]).sum() + HEAD_RADIUS_MM * np.abs(step[3:6]).sum()
+            if near and size < tolerance:
+                break
+            near = near or size < NEAR_MM
+        return self._fit(spline, to_voxel, matrix, gain)
+
+    def _gain(self, values: Volume) -> float:
+        """Gain that a volume's values have over the reference's, before anything is known of its motion."""
+        seen = np.isfinite(values)
+        denominator = float(np.square(self.values[seen], dtype=np.float64).sum())
+        gain = float(values[seen].astype(np.float64) @ self.values[seen]) / denominator if denominator else 1.0
+        return gain if gain > 0 else 1.0
+
+    def _fit(self, spline: Volume, to_voxel: FloatArray, matrix: FloatArray, gain: float) -> Fit:
+        residuals = spline_values(spline, to_voxel @ matrix, self.points) / np.float32(gain) - self.values
+        seen = np.isfinite(residuals)
+        if not seen.any():
+            return Fit(matrix, gain, np.inf, np.inf, 0.0)
+        square = float(np.mean(np.square(residuals[seen], dtype=np.float64)))
+        unexplained = square / self.square if self.square else np.inf
+        return Fit(matrix, gain, square**0.5 / self.brightness, unexplained, float(seen.mean()))
+
+
+def _lattice(shape: tuple[int, ...], affine: FloatArray, sampling: float) -> FloatArray:
+    """Points a distance apart, in voxels, at least one voxel from the faces; the same for an image that is flipped."""
+    axes = []
+    for n, size in zip(shape, np.linalg.norm(affine[:3, :3], axis=0), strict=True):
+        step = max(sampling / size, 1.0)
+        count = max(int((n - 3) / step) + 1, 1)
+        axes.append((n - 1) / 2 + step * (np.arange(count) - (count - 1) / 2))
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+
+
+def _difference(spline: Volume, voxels: FloatArray, axis: int) -> Volume:
+    """Central difference over one voxel along an axis."""
+    ahead, behind = np.eye(4), np.eye(4)
+    ahead[axis, 3], behind[axis, 3] = 0.5, -0.5
+    return np.asarray(spline_values(spline, ahead, voxels) - spline_values(spline, behind, voxels))
+
+
+def _scale(residuals: Volume) -> float:
+    size = np.abs(residuals[np.isfinite(residuals)])
+    return 1.4826 * float(np.median(size)) if size.size >= 0.1 * residuals.size else 0.0
+
+
+def _normal_equations(
+    jacobian: Volume, residuals: Volume, gain: float, scale: float, near: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted normal equations of one step: matrix (7, 7) and right-hand side (7,)."""
+    normal, right = np.zeros((7, 7)), np.zeros(7)
+    _accumulate(jacobian, residuals, (TUKEY if near else HUBER) * scale, near, normal, right)
+    factor = np.array([gain] * 6 + [1.0])
+    return normal * factor * factor[:, None], right * factor
+
+
+@njit(cache=True, nogil=True)
+def _accumulate(
+    jacobian: Volume, residuals: Volume, cut: float, tukey: bool, normal: FloatArray, right: FloatArray
+) -> None:
+    row = np.empty(7)
+    for p in range(residuals.size):
+        r = float(residuals[p])
+        if not np.isfinite(r):
+            continue
+        away = abs(r) / cut
+        if tukey:
+            if away >= 1:
+                continue
+            weight = (1 - away * away) ** 2
+        else:
+            weight = 1.0 if away <= 1 else 1 / away
+        for a in range(7):
+            row[a] = jacobian[p, a]
+        for a in range(7):
+            weighted = weight * row[a]
+            right[a] += weighted * r
+            for b in range(a, 7):
+                normal[a, b] += weighted * row[b]
+    for a in range(7):
+        for b in range(a):
+            normal[a, b] = normal[b, a]
