@@ -106,6 +106,7 @@ def test_series_mask_and_confounds_of_a_run(study, prep):
     assert found.raw is runs[0] and found.raw.events.parent == study / "sub-01" / "func"
     assert (found.space, found.res, found.stem) == ("MNI152NLin2009cAsym", "2", STEM)
     assert found.t_r == T_R and found.slice_time_ref == pytest.approx(0.7 / 1.5)
+    assert find_fmriprep_runs(prep, runs, "", "") == [found]  # as an empty line of study.toml
     assert find_fmriprep_runs(prep.parent, runs) == [found]  # the folder above `fmriprep`
 
 
@@ -320,7 +321,8 @@ def test_native_and_uncompressed_series_have_confounds_too(study, prep):
         (("compcor",), {}, "high_pass.* must be included"),
         (("global_signal",), {}, "global_signal"),
         (("compcor", "high_pass"), {}, "compcor"),
-        (("ica_aroma",), {}, "AROMA"),
+        (("ica_aroma",), {}, "ica_aroma"),
+        (("ica_aroma",), {"ica_aroma": "full"}, "AROMA"),
     ],
 )
 def test_confounds_that_cannot_be_had(study, prep, strategy, options, words):
@@ -356,7 +358,14 @@ def test_unusable_confounds(study, prep):
     (run,) = find_fmriprep_runs(prep, [run.raw])
     with pytest.raises(UserError, match="has no confounds of sub-01_task-faces_run-1") as error:
         load_fmriprep_confounds(run, ("motion",))
-    one_line(error, "desc-confounds_timeseries.tsv")
+    one_line(error, "desc-confounds_timeseries.tsv", "bold.confounds = []")
+    assert load_fmriprep_confounds(run, ()).values.shape == (N_VOLUMES, 0)
+
+
+def test_components_of_ica_aroma(study, prep):
+    table = confounds_table(non_steady=0).assign(aroma_motion_01=np.arange(N_VOLUMES) % 7)
+    run = one_run(study, prep, table=table)
+    assert load_fmriprep_confounds(run, ("ica_aroma",)).names == ("aroma_motion_01",)
 
 
 def test_confounds_under_both_names(study, prep):

@@ -90,9 +90,10 @@ def find_fmriprep_runs(
         Raw runs to find the series of. None: all runs of the folder.
     space : str, optional
         Label of ``space-``, with the cohort as fMRIPrep spells it (``MNIPediatricAsym:cohort-2``); ``"func"`` for the
-        series without one. May be left out when the folder has one space only.
+        series without one. May be left out (or empty) when the folder has one space only.
     res : str, optional
-        Label of ``res-``; ``"none"`` for the series without one. May be left out when the space has one only.
+        Label of ``res-``; ``"none"`` for the series without one. May be left out (or empty) when the space has one
+        only.
 
     Returns
     -------
@@ -110,7 +111,7 @@ def find_fmriprep_runs(
     DataWarning
         When header and sidecar give different repetition times.
     """
-    root = _root(Path(folder))
+    root, space, res = _root(Path(folder)), space or None, res or None
     index = FileIndex(root)
     series = [
         (path, entities)

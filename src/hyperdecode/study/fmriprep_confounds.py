@@ -25,8 +25,9 @@ STRATEGIES = (
     "motion", "high_pass", "wm_csf", "global_signal", "compcor", "ica_aroma", "scrub", "non_steady_state",
 )  # fmt: skip
 """nilearn's names of groups of confounds. Its ``tedana`` reads tedana's own folder and is left out."""
-THRESHOLDS = {"fd_threshold": 0.5, "std_dvars_threshold": 1.5}
-"""nilearn 0.13's thresholds of scrubbing, so that the answer does not change with its version."""
+DEFAULTS = {"fd_threshold": 0.5, "std_dvars_threshold": 1.5, "ica_aroma": "basic"}
+"""nilearn 0.13's thresholds of scrubbing, so that the answer does not change with its version; the components of
+ICA-AROMA as regressors, because the other way needs another series than ``desc-preproc``."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def load_fmriprep_confounds(run: FmriprepRun, strategy: Sequence[str], **options
     run : FmriprepRun
     strategy : sequence of str
         nilearn's names: ``motion``, ``high_pass``, ``wm_csf``, ``global_signal``, ``compcor``, ``ica_aroma``,
-        ``scrub``. Volumes not in a steady state are scrubbed always, also with an empty strategy.
+        ``scrub``. Volumes not in a steady state are scrubbed always; an empty strategy does that alone, and nothing
+        where the run has no table.
     **options
         nilearn's: ``motion``, ``wm_csf``, ``global_signal`` (``"basic"``, ``"power2"``, ``"derivatives"``,
         ``"full"``), ``compcor``, ``n_compcor``, ``ica_aroma``, ``scrub``, ``fd_threshold`` (mm),
@@ -87,16 +89,18 @@ def load_fmriprep_confounds(run: FmriprepRun, strategy: Sequence[str], **options
     unknown = [name for name in strategy if name not in STRATEGIES]
     if unknown:
         raise UserError(f"unknown strategy of confounds {unknown[0]!r}: choose among {', '.join(STRATEGIES)}")
+    n_volumes = int(open_image(run.bold).shape[3])
+    if run.confounds is None and not strategy:
+        return Confounds(np.empty((n_volumes, 0)), (), False, np.zeros(n_volumes, dtype=bool))
     if run.confounds is None:
         raise UserError(
             f"{run.bold.parent} has no confounds of {run.stem}: expected {run.stem}_desc-confounds_timeseries.tsv, "
             "copy it there or set bold.confounds = []"
         )
-    n_volumes = int(open_image(run.bold).shape[3])
     n_rows = len(read_table(run.confounds, "copy it there"))
     if n_rows != n_volumes:
         raise UserError(f"{run.confounds} has {n_rows} rows, {run.bold.name} has {n_volumes} volumes: copy both anew")
-    table, kept = _by_nilearn(run, tuple(strategy), {**THRESHOLDS, **options})
+    table, kept = _by_nilearn(run, tuple(strategy), {**DEFAULTS, **options})
     scrubbed = np.ones(n_volumes, dtype=bool)
     scrubbed[slice(None) if kept is None else kept] = False
     if scrubbed.all():
