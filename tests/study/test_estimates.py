@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from pathlib import Path
 
 import nibabel as nib
@@ -228,6 +229,16 @@ def test_glmsingle(folder, extension, order):
     np.testing.assert_array_equal(found.affine, AFFINE)
 
 
+def test_glmsingle_with_other_events(folder):
+    betas = responses()
+    save_glmsingle(
+        folder / "sub-01", betas, stim_file=["a", None, "b", "c", "c", "d"], trial_type=[*"aaaa", "repeat", "a"]
+    )
+    found = find_estimates(folder, "01")
+    assert found.trials["stim_file"].tolist() == [*"abcd"] and found.n_left_out == 2
+    np.testing.assert_array_equal(found.values, betas.reshape(-1, N).T[[0, 2, 3, 5]])
+
+
 def test_glmsingle_without_the_better_models(folder):
     betas = responses()
     path = save_glmsingle(folder / "sub-01", betas, "TYPEB_FITHRF")
@@ -426,6 +437,31 @@ def test_absurd_sizes_are_not_allocated(folder):
         np.lib.format.write_array_header_1_0(stream, header)
         stream.write(bytes(200))
     refused(folder, "is cut off: 71999999999800 bytes", path.name)
+
+
+@pytest.mark.parametrize("kind", ["glmsingle.npy", "glmsingle.hdf5", "array.npy", "array.safetensors", "map.nii"])
+def test_damaged_files_end_in_one_line(folder, kind):
+    what, _, extension = kind.partition(".")
+    if what == "glmsingle":
+        path = save_glmsingle(folder / "sub-01", responses(), extension=f".{extension}")
+    elif what == "map":
+        path = maps(folder, responses(), extension=".nii")
+    else:
+        matrix = responses().reshape(-1, N).T.copy()
+        path = arrays(folder, matrix if extension == "npy" else {"beta": matrix}, f"sub-01_stat-beta_x.{extension}")
+    whole, rng, refusals = path.read_bytes(), random.Random(0), 0
+    for _ in range(300):
+        harmed = bytearray(whole)
+        for _ in range(rng.choice([1, 2, 10])):
+            # Mostly where the structure is, at the front.
+            harmed[rng.randrange(min(len(harmed), rng.choice([400, len(harmed)])))] = rng.randrange(256)
+        path.write_bytes(bytes(harmed[: rng.randrange(len(harmed))] if rng.random() < 0.1 else harmed))
+        try:
+            find_estimates(folder, "01")
+        except UserError as error:
+            assert "\n" not in str(error)
+            refusals += 1
+    assert refusals > 40
 
 
 def test_nothing_or_two_layouts(folder):

@@ -105,6 +105,10 @@ class FileIndex:
         """Return the files ``*_SUFFIX.EXTENSION``, whatever the rest of their names."""
         return [path for path in self.files if path.name.endswith(tuple(f"_{suffix}{end}" for end in extensions))]
 
+    def in_folder(self, folder: Path, suffix: str, extension: str) -> list[tuple[dict[str, str], Path]]:
+        """Return the files of one folder that have a suffix, with their entities."""
+        return self._applicable.get((folder, suffix, extension), [])
+
     def applying(self, data: Path, suffix: str, extension: str, *, strict: bool = True) -> list[Path]:
         """Return the files that apply to a data file, from the root down.
 
@@ -126,7 +130,7 @@ class FileIndex:
         own = parse_entities(data.name).items()
         found: list[Path] = []
         for folder in reversed([p for p in data.parents if p == self.root or self.root in p.parents]):
-            here = [p for theirs, p in self._applicable.get((folder, suffix, extension), []) if theirs.items() <= own]
+            here = [p for theirs, p in self.in_folder(folder, suffix, extension) if theirs.items() <= own]
             if not strict:
                 here = sorted(here, key=lambda path: path.name.count("-"))[-1:]
             if len(here) > 1:

@@ -125,7 +125,14 @@ def find_fmriprep_runs(
             (None, stem, mine) for stem, mine in _by_run(series).items()
         ]
     else:
-        matched = [(run, run.stem, _of_run(run, series, root)) for run in runs]
+        by_task: dict[tuple[str, str | None, str | None], list[tuple[Path, dict[str, str]]]] = {}
+        for path, entities in series:
+            by_task.setdefault((entities["sub"], entities.get("ses"), entities.get("task")), []).append(
+                (path, entities)
+            )
+        matched = [
+            (run, run.stem, _of_run(run, by_task.get((run.subject, run.session, run.task), []), root)) for run in runs
+        ]
     return [_found(index, raw, stem, _chosen(stem, mine, space, res, root)) for raw, stem, mine in matched]
 
 
@@ -258,9 +265,9 @@ def _mask(bold: Path, image: Any) -> Path:
 def _confounds(bold: Path, entities: Mapping[str, str], index: FileIndex) -> Path | None:
     found = [
         path
-        for suffix in ("desc-confounds_timeseries", "desc-confounds_regressors")
-        for path in index.named(suffix, ".tsv")
-        if path.parent == bold.parent and same_run(parse_entities(path.name), entities, OUTPUT_ENTITIES)
+        for suffix in ("timeseries", "regressors")
+        for theirs, path in index.in_folder(bold.parent, suffix, ".tsv")
+        if theirs.get("desc") == "confounds" and same_run(theirs, entities, OUTPUT_ENTITIES)
     ]
     if "echo" not in entities:
         found = [path for path in found if "echo" not in parse_entities(path.name)]
