@@ -39,6 +39,8 @@ WORSE = 1.5
 """A candidate that the others fit this many times worse than the best one is no reference."""
 POOR = 0.1
 """Share of unexplained variance from which a fit is tried again from far away."""
+LOST, LEAST_SEEN = 1.0, 0.5
+"""A fit that leaves as much as there was, or moves half of the points out of sight, has not found the head."""
 STRANGE = 0.3
 """Share of unexplained variance from which the means of two runs do not match."""
 SPREADS, LEAST_EXCESS, LEAST_GAIN, GAIN_WINDOW = 6.0, 0.25, 0.02, 11
@@ -93,10 +95,11 @@ def realign(
       error of the other four aligned to it must be less than 1.5 times the least such median. So a first volume that is
       a spike, or was taken before the magnetisation was steady, is passed over, constant ones too.
     - A volume whose fit leaves a tenth of the variance unexplained is tried again from coarse to fine.
-    - *Outliers* are volumes that are constant or mostly not finite (they get the motion of the nearest usable
-      volume before them, or else after them), those whose error against the mean (root mean square of all residuals,
-      not robust) exceeds the run's median by 6 robust standard deviations and by a quarter, and those whose gain is off
-      the running median of 11 volumes by 6 robust standard deviations and by 0.02. They are left out of the mean.
+    - *Outliers* are volumes that are constant, mostly not finite, or in which the head is not found (the fit explains
+      nothing): these get the motion of the nearest good volume before them, or else after them. Outliers are also those
+      whose error against the mean (root mean square of all residuals, not robust) exceeds the run's median by 6 robust
+      standard deviations and by a quarter, and those whose gain is off the running median of 11 volumes by 6 robust
+      standard deviations and by 0.02; they keep their own motion. None of them enters the mean.
 
     Memory holds the series as it is stored and a few volumes a thread. Results are the same, bit for bit, for any
     number of threads.
@@ -127,7 +130,8 @@ def realign(
     Raises
     ------
     UserError
-        When `volumes` is not 4D, half of its volumes or more are constant, or there is no structure to align on.
+        When `volumes` is not 4D, half of its volumes or more are constant or do not match, or there is no structure to
+        align on.
 
     References
     ----------
@@ -137,31 +141,32 @@ def realign(
     to_mm = np.asarray(affine, dtype=np.float64)
     run = _Run(Series(volumes), to_mm, smoothing, sampling, max_iterations, tolerance, threads)
     usable = run.usable()
-    n, kept = len(usable), np.flatnonzero(usable)
+    n, steps = usable.size, 2 * int(usable.sum())
 
     def counted(fits: Iterator[Fit], before: int) -> list[Fit]:
         done = []
         for fit in fits:
             done.append(fit)
             if progress is not None:
-                progress(before + len(done), 2 * kept.size)
+                progress(before + len(done), steps)
         return done
 
+    kept = np.flatnonzero(usable)
     fits = counted(run.follow(run.first_reference(kept[:CANDIDATES]), kept), 0)
-    matrices = _carried([fit.matrix for fit in fits], kept, n)
-    reference = run.reference(run.mean(matrices, kept[~_spikes(fits)]))
-    fits = counted(run.refine(reference, matrices, kept), kept.size)
-    matrices = _carried([fit.matrix for fit in fits], kept, n)
-    outliers = ~usable
-    outliers[kept] = _spikes(fits)
-    centre = reference.fine.centre
-    parameters = np.stack([rigid_parameters(m, centre) for m in matrices])
+    found, fits = _found(fits, kept)
+    matrices = _carried(fits, found, n)
+    reference = run.reference(run.mean(matrices, found[~_spikes(fits)]))
+    found, fits = _found(counted(run.refine(reference, matrices, kept), kept.size), kept)
+    matrices = _carried(fits, found, n)
+    outliers = np.ones(n, dtype=np.bool_)
+    outliers[found] = _spikes(fits)
+    parameters = np.stack([rigid_parameters(m, reference.fine.centre) for m in matrices])
     return Motion(
         matrices=matrices,
         parameters=parameters,
         framewise_displacement=framewise_displacement(parameters),
         mean=run.mean(matrices, np.flatnonzero(~outliers)),
-        centre=centre,
+        centre=reference.fine.centre,
         outliers=outliers,
     )
 
@@ -328,7 +333,7 @@ class _Run:
         fit = reference.fine.align(
             spline, self.to_voxel, start, max_iterations=self.max_iterations, tolerance=self.tolerance
         )
-        if fit.unexplained < POOR and fit.seen >= 0.5:
+        if fit.unexplained < POOR and fit.seen >= LEAST_SEEN:
             return fit
         far = reference.align(volume, self.affine, [start, np.eye(4)], self.max_iterations, self.tolerance)
         return min(fit, far, key=_badness)
@@ -336,7 +341,7 @@ class _Run:
 
 def _badness(fit: Fit) -> tuple[bool, float]:
     """Order of fits: one that has moved half of the points out of sight is worse than any that has not."""
-    return fit.seen < 0.5, fit.unexplained
+    return fit.seen < LEAST_SEEN, fit.unexplained
 
 
 def _spikes(fits: list[Fit]) -> NDArray[np.bool_]:
@@ -354,10 +359,21 @@ def _spread(values: FloatArray) -> float:
     return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
-def _carried(matrices: list[FloatArray], which: NDArray[np.intp], n: int) -> FloatArray:
-    """Give volumes that have no matrix that of the nearest before them, or else of the first."""
+def _found(fits: list[Fit], which: NDArray[np.intp]) -> tuple[NDArray[np.intp], list[Fit]]:
+    """Keep the volumes in which the head was found."""
+    found = np.array([fit.unexplained < LOST and fit.seen >= LEAST_SEEN for fit in fits])
+    if 2 * found.sum() <= found.size:
+        raise UserError(
+            f"{int((~found).sum())} of {found.size} volumes do not match the volume they are aligned to: expected one "
+            "head throughout the run; check the BOLD image"
+        )
+    return which[found], [fit for fit, here in zip(fits, found, strict=True) if here]
+
+
+def _carried(fits: list[Fit], which: NDArray[np.intp], n: int) -> FloatArray:
+    """Return all volumes' matrices: without a fit that of the nearest fit before, or else of the first."""
     nearest = np.maximum(np.searchsorted(which, np.arange(n), side="right") - 1, 0)
-    return np.stack(matrices)[nearest]
+    return np.stack([fit.matrix for fit in fits])[nearest]
 
 
 def _finite(volume: Volume) -> Volume:
