@@ -11,7 +11,12 @@ from nilearn.interfaces.fmriprep import load_confounds
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.study.bids import index_bids
-from hyperdecode.study.fmriprep import find_fmriprep_runs, intersect_masks, load_fmriprep_confounds
+from hyperdecode.study.fmriprep import (
+    find_fmriprep_runs,
+    intersect_masks,
+    load_fmriprep_confounds,
+    load_fmriprep_run,
+)
 
 SHAPE, N_VOLUMES, T_R = (5, 4, 3), 40, 1.5
 STEM = "sub-01_task-faces_run-1"
@@ -108,6 +113,21 @@ def test_series_mask_and_confounds_of_a_run(study, prep):
     assert found.t_r == T_R and found.slice_time_ref == pytest.approx(0.7 / 1.5)
     assert find_fmriprep_runs(prep, runs, "", "") == [found]  # as an empty line of study.toml
     assert find_fmriprep_runs(prep.parent, runs) == [found]  # the folder above `fmriprep`
+
+
+def test_series_and_events_of_a_run(study, prep):
+    run = one_run(study, prep)
+    kept, left = load_fmriprep_run(run), load_fmriprep_run(run, in_memory=False)
+    np.testing.assert_array_equal(kept.image.dataobj, nib.load(run.bold).get_fdata(dtype=np.float32))
+    assert nib.is_proxy(left.image.dataobj) and left.t_r == T_R
+    assert kept.events.to_dict("list") == {"onset": [2.0], "duration": [1.0], "trial_type": ["face"]}
+    run.raw.events.write_text("onset\tduration\ttrial_type\n60\t1\tface\n")
+    with pytest.raises(UserError, match="1 onsets lie past the run's end") as error:
+        load_fmriprep_run(run)
+    one_line(error, run.raw.events.name)
+    with pytest.raises(UserError, match="was found without its raw run") as error:
+        load_fmriprep_run(find_fmriprep_runs(prep, None)[0])
+    one_line(error, run.bold.name)
 
 
 @pytest.mark.parametrize(

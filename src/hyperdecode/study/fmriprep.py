@@ -22,12 +22,21 @@ import nibabel as nib
 import numpy as np
 
 from hyperdecode.errors import UserError
-from hyperdecode.study.bids import BoldRun, resolve_repetition_time
+from hyperdecode.study.bids import BoldRun, LoadedRun, resolve_repetition_time
 from hyperdecode.study.bids_names import FileIndex, parse_entities, same_run
+from hyperdecode.study.events import check_events, read_events
 from hyperdecode.study.fmriprep_confounds import Confounds, load_fmriprep_confounds
 from hyperdecode.study.images import check_grid, open_image, read_image
 
-__all__ = ["NATIVE", "Confounds", "FmriprepRun", "find_fmriprep_runs", "intersect_masks", "load_fmriprep_confounds"]
+__all__ = [
+    "NATIVE",
+    "Confounds",
+    "FmriprepRun",
+    "find_fmriprep_runs",
+    "intersect_masks",
+    "load_fmriprep_confounds",
+    "load_fmriprep_run",
+]
 
 NATIVE = "func"
 """Space of a series without ``space-``, by the word that fMRIPrep's ``--output-spaces`` has for it."""
@@ -36,6 +45,8 @@ NO_RES = "none"
 OUTPUT_ENTITIES = frozenset({"space", "res", "cohort", "desc", "den", "hemi", "echo", "part"})
 MID_VOLUME = 0.5
 NIFTI = (".nii.gz", ".nii")
+Named = tuple[Path, dict[str, str]]
+"""A file and the entities of its name."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,11 @@ def find_fmriprep_runs(
     if not series:
         raise UserError(f"{root} holds no *_desc-preproc_bold.nii.gz: give the folder of fMRIPrep's output")
     if runs is None:
-        matched: list[tuple[BoldRun | None, str, list[tuple[Path, dict[str, str]]]]] = [
+        matched: list[tuple[BoldRun | None, str, list[Named]]] = [
             (None, stem, mine) for stem, mine in _by_run(series).items()
         ]
     else:
-        by_task: dict[tuple[str, str | None, str | None], list[tuple[Path, dict[str, str]]]] = {}
+        by_task: dict[tuple[str, str | None, str | None], list[Named]] = {}
         for path, entities in series:
             by_task.setdefault((entities["sub"], entities.get("ses"), entities.get("task")), []).append(
                 (path, entities)
@@ -134,6 +145,38 @@ def find_fmriprep_runs(
             (run, run.stem, _of_run(run, by_task.get((run.subject, run.session, run.task), []), root)) for run in runs
         ]
     return [_found(index, raw, stem, _chosen(stem, mine, space, res, root)) for raw, stem, mine in matched]
+
+
+def load_fmriprep_run(run: FmriprepRun, *, in_memory: bool = True) -> LoadedRun:
+    """Read the preprocessed series of a run, and the raw run's events.
+
+    Parameters
+    ----------
+    run : FmriprepRun
+        Found with its raw run.
+    in_memory : bool
+        As in `hyperdecode.study.bids.load_run`.
+
+    Returns
+    -------
+    LoadedRun
+
+    Raises
+    ------
+    UserError
+        When the series is damaged or zero everywhere; when there is no raw run, or its events do not fit.
+
+    Warns
+    -----
+    DataWarning
+        When events overlap.
+    """
+    if run.raw is None:
+        raise UserError(f"{run.bold} was found without its raw run: events are the raw data set's, give its runs, too")
+    image = read_image(run.bold, n_dimensions=4, in_memory=in_memory)
+    events = read_events(run.raw.events)
+    check_events(events, run.raw.events, image.shape[3], run.t_r)
+    return LoadedRun(image=image, events=events, t_r=run.t_r)
 
 
 def intersect_masks(masks: Sequence[Path]) -> Any:
@@ -179,9 +222,9 @@ def _root(folder: Path) -> Path:
     raise UserError(f"{folder} holds no sub-* folder: give the folder of fMRIPrep's output")
 
 
-def _by_run(series: list[tuple[Path, dict[str, str]]]) -> dict[str, list[tuple[Path, dict[str, str]]]]:
+def _by_run(series: list[Named]) -> dict[str, list[Named]]:
     """Group the series of a folder by the run that they come from; single echoes are left out."""
-    groups: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    groups: dict[str, list[Named]] = {}
     for path, entities in series:
         if "echo" not in entities:
             parts = path.name.partition("_desc-preproc_bold")[0].split("_")
@@ -190,7 +233,7 @@ def _by_run(series: list[tuple[Path, dict[str, str]]]) -> dict[str, list[tuple[P
     return groups
 
 
-def _of_run(run: BoldRun, series: list[tuple[Path, dict[str, str]]], root: Path) -> list[tuple[Path, dict[str, str]]]:
+def _of_run(run: BoldRun, series: list[Named], root: Path) -> list[Named]:
     raw = parse_entities(run.bold.name)
     mine = [(path, entities) for path, entities in series if same_run(raw, entities, OUTPUT_ENTITIES)]
     # Of a multi-echo run the combination of its echoes is wanted, and of one with a single echo that one.
@@ -213,9 +256,7 @@ def _res(entities: Mapping[str, str]) -> str:
     return entities.get("res", NO_RES)
 
 
-def _chosen(
-    stem: str, series: list[tuple[Path, dict[str, str]]], space: str | None, res: str | None, root: Path
-) -> tuple[Path, dict[str, str]]:
+def _chosen(stem: str, series: list[Named], space: str | None, res: str | None, root: Path) -> Named:
     """Return the one series of the space and resolution asked for."""
     for what, of, wanted, absent in (("space", _space, space, NATIVE), ("res", _res, res, NO_RES)):
         there = sorted({of(entities) for _, entities in series})
@@ -231,7 +272,7 @@ def _chosen(
     return series[0]
 
 
-def _found(index: FileIndex, raw: BoldRun | None, stem: str, chosen: tuple[Path, dict[str, str]]) -> FmriprepRun:
+def _found(index: FileIndex, raw: BoldRun | None, stem: str, chosen: Named) -> FmriprepRun:
     bold, entities = chosen
     image = open_image(bold)
     if len(image.shape) != 4 or image.shape[3] < 2:
