@@ -104,20 +104,19 @@ class AllAR1:
 
     def solve(self, y: FloatArray, power: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return beta and t, each (n_trials, n_voxels)."""
-        part = self.white.q.T @ y
-        residual = y - self.white.q @ part
+        residual = y - self.white.q @ (self.white.q.T @ y)
         bins = bin_of(
             np.einsum("tv,tv->v", residual, residual),
             np.einsum("tv,tv->v", residual[1:], residual[:-1]),
             y.shape[0],
         )
         products = self.products.with_voxels(y)
-        beta = np.empty((self.design.n_trials, y.shape[1]))
+        beta = np.empty((y.shape[1], self.design.n_trials))
         ratio = np.empty_like(beta)
         for k in np.unique(bins):
             chosen = np.flatnonzero(bins == k)
-            beta[:, chosen], ratio[:, chosen] = self._bin(int(k), y[-1, chosen], power[chosen], products, chosen)
-        return beta, ratio
+            beta[chosen], ratio[chosen] = self._bin(int(k), y[-1, chosen], power[chosen], products, chosen)
+        return beta.T, ratio.T
 
     def _bin(
         self,
@@ -132,14 +131,18 @@ class AllAR1:
         own, lagged, of_basis, lag = (part[chosen] for part in products)
         edge = (rho**2 * last)[:, None]
         basis = -rho * of_basis - edge * self.products.q_last
-        moments = (1 + rho**2) * own - rho * lagged - edge * self.products.x_last - basis @ white.project.T
+        moments = (1 + rho**2) * own
+        moments -= rho * lagged
+        moments -= np.hstack([basis, edge]) @ np.vstack([white.project.T, self.products.x_last])
         whole = (1 + rho**2) * power - rho * lag - edge[:, 0] * last - ((basis @ white.inverse) * basis).sum(axis=1)
         coefficients = moments @ inverse
-        residual = np.maximum(whole - (moments * coefficients).sum(axis=1), 0.0) / self.dof
-        by_kernel = coefficients.reshape(chosen.size, self.design.n_kernels, self.design.n_trials)
-        beta = np.einsum("ik,vki->iv", self.design.contrast, by_kernel)
+        residual = np.maximum(whole - np.einsum("vi,vi->v", moments, coefficients), 0.0) / self.dof
+        n = self.design.n_trials
+        beta = coefficients[:, :n]  # a trial's canonical coefficient counts once
+        for kernel in range(1, self.design.n_kernels):
+            beta = beta + self.design.contrast[:, kernel] * coefficients[:, kernel * n : (kernel + 1) * n]
         with np.errstate(divide="ignore", invalid="ignore"):
-            return beta, beta / np.sqrt(spread[:, None] * residual)
+            return beta, beta * (1 / np.sqrt(residual))[:, None] * (1 / np.sqrt(spread))
 
     def _inverse(self, k: int) -> tuple[Whitened, FloatArray, FloatArray]:
         if k not in self._inverses:

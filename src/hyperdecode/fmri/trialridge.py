@@ -18,6 +18,9 @@ PENALTIES = np.logspace(-2, 3, 26)
 """Penalties tried, in units of the mean squared length of a trial's column beside the common response."""
 
 
+NOTHING = 1e-9
+
+
 @dataclass(frozen=True)
 class _Fit:
     """Amplitudes, their ratio to the posterior standard deviation, and what is left of the voxels."""
@@ -42,16 +45,17 @@ class _Model:
         alone = common[:, 0] - rest @ (rest.T @ common[:, 0])
         self.mean_row = alone / (alone @ alone)
         self.shared = shared
-        left, sizes, right = np.linalg.svd(trials - shared @ (shared.T @ trials), full_matrices=True)
-        rank = min(trials.shape)
-        self.left = left[:, :rank]
-        self.squares = np.zeros(trials.shape[1])
-        self.squares[:rank] = sizes**2
-        self.rank = rank
-        self.mixing = right.T - (self.mean_row @ trials) @ right.T
-        unit = self.squares.sum() / trials.shape[1]
+        beside = trials - shared @ (shared.T @ trials)
+        squares, right = np.linalg.eigh(beside.T @ beside)
+        unit = squares.sum() / squares.size
         self.penalties = PENALTIES * (unit if unit > 0 else 1.0)
-        self.kept = self.squares[None, :rank] / (self.squares[None, :rank] + self.penalties[:, None])
+        self.squares = np.maximum(squares, 0.0)
+        # Directions that the smallest penalty shrinks to nothing: the sum of all trials, and what follows from it.
+        self.seen = self.squares > NOTHING * self.penalties[0]
+        self.sizes = np.sqrt(self.squares[self.seen])
+        self.left = (beside @ right[:, self.seen]) / self.sizes
+        self.mixing = right - (self.mean_row @ trials) @ right
+        self.kept = self.squares[None, self.seen] / (self.squares[None, self.seen] + self.penalties[:, None])
         self.spread = (self.mean_row @ self.mean_row) + (self.mixing**2) @ (
             1 / (self.squares[:, None] + self.penalties[None, :])
         )
@@ -67,9 +71,7 @@ class _Model:
         best = (np.maximum(left_over, 0.0) / freedom[:, None] ** 2).argmin(axis=0)
         variance = np.maximum(left_over[best, np.arange(best.size)], 0.0) / freedom[best]
         shrunk = self.kept[best].T * part
-        scale = np.zeros_like(self.squares[: self.rank])
-        np.divide(1.0, np.sqrt(self.squares[: self.rank]), out=scale, where=self.squares[: self.rank] > 0)
-        beta = self.mean_row @ y + self.mixing[:, : self.rank] @ (shrunk * scale[:, None])
+        beta = self.mean_row @ y + (self.mixing[:, self.seen] / self.sizes) @ shrunk
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = beta / np.sqrt(variance * self.spread[:, best])
         return _Fit(beta, ratio, clean - self.left @ shrunk, freedom[best])
@@ -115,13 +117,13 @@ class RidgeAR1(Ridge):
             np.einsum("tv,tv->v", residual[1:], residual[:-1]),
             y.shape[0],
         )
-        beta = np.empty((self.design.n_trials, y.shape[1]))
+        beta = np.empty((y.shape[1], self.design.n_trials))
         ratio = np.empty_like(beta)
         for k in np.unique(bins):
             chosen = np.flatnonzero(bins == k)
             fit = self._model(int(k)).fit(_whiten(y[:, chosen], k / BINS))
-            beta[:, chosen], ratio[:, chosen] = fit.beta, fit.ratio
-        return beta, ratio
+            beta[chosen], ratio[chosen] = fit.beta.T, fit.ratio.T
+        return beta.T, ratio.T
 
     def _model(self, k: int) -> _Model:
         if k not in self._models:
