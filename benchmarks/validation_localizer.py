@@ -24,7 +24,9 @@ import pandas as pd
 
 from hyperdecode.evaluation.classification import classify_blocks, find_blocks
 from hyperdecode.pipeline.preprocess import PreprocessedRun, preprocess
+from hyperdecode.study.settings import BoldSettings
 
+VOXEL_MM = 3
 VENTRAL = {"x": (20.0, np.inf), "y": (-np.inf, -40.0), "z": (-30.0, 5.0)}
 EXPECTED = {
     "face > other": {"x": (32.0, 50.0), "y": (-85.0, -45.0), "z": (-25.0, 0.0)},
@@ -58,8 +60,9 @@ def ventral_peaks(run: PreprocessedRun, contrast: str) -> dict[str, dict[str, An
 def classify(run: PreprocessedRun, n_voxels: int) -> dict[str, Any]:
     """Classify the run's single trials by category, leaving blocks out."""
     trials = pd.read_csv(run.files["trials"], sep="\t")
-    brain = np.asarray(nib.load(run.files["brain_mask"]).dataobj) > 0
-    z = np.asarray(nib.load(run.files["single_trial"]).dataobj, dtype=np.float32)[brain].T
+    maps = np.asarray(nib.load(run.files["single_trial"]).dataobj, dtype=np.float32)
+    # Voxels outside the brain are 0 in every trial, those that were not measured NaN.
+    z = maps[np.isfinite(maps).all(axis=3) & (maps != 0).any(axis=3)].T
     blocks = find_blocks(list(trials["trial_type"]), trials["onset"])
     result = classify_blocks(z, list(trials["trial_type"]), blocks, n_voxels=n_voxels)
     return {
@@ -89,8 +92,9 @@ def main() -> None:
 
     started = time.perf_counter()
     figures: dict[str, Any] = {"ventral_rule": {k: [str(v) for v in pair] for k, pair in VENTRAL.items()}}
+    settings = BoldSettings(voxel_size=VOXEL_MM, n_voxels=arguments.voxels)
     for contrast in EXPECTED:
-        (run,) = preprocess(arguments.bids_dir, arguments.out, contrast=contrast, mask_voxels=arguments.voxels)
+        (run,) = preprocess(arguments.bids_dir, arguments.out, contrast=contrast, bold=settings)
         figures[contrast] = ventral_peaks(run, contrast)
         for side, peak in figures[contrast].items():
             if peak is None:

@@ -14,6 +14,7 @@ import pytest
 
 from hyperdecode.errors import UserError
 from hyperdecode.pipeline.preprocess import preprocess
+from hyperdecode.study.settings import BoldSettings
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT / "../shared/data/studyforrest-localizer"
@@ -41,7 +42,8 @@ def test_the_localizer_comes_out(tmp_path):
     assert figures["peak_memory_gb"] < 6
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    (run,) = preprocess(REAL, out, contrast="face > other")
+    settings = BoldSettings(voxel_size=3)
+    (run,) = preprocess(REAL, out, contrast="face > other", bold=settings)
     assert run.redone == ()
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     z = nib.load(run.files["single_trial"])
@@ -51,4 +53,4 @@ def test_the_localizer_comes_out(tmp_path):
     assert "_space-MNI" in run.files["contrast"].name
     assert run.files["contrast_figure"].stat().st_size > 10_000
     with pytest.raises(UserError, match="other mask_voxels: use --force"):
-        preprocess(REAL, out, contrast="face > other", mask_voxels=100)
+        preprocess(REAL, out, contrast="face > other", bold=settings.model_copy(update={"n_voxels": 100}))

@@ -96,6 +96,9 @@ def write_bold(path, data, affine, t_r=1.5):
     if data.ndim == 4:
         image.header.set_zooms((8, 8, 8, t_r))
         image.header.set_xyzt_units("mm", "sec")
+    # The header says, as the simulated BOLD's does, that it lies in MNI space.
+    image.set_sform(affine, code="mni")
+    image.set_qform(affine, code="mni")
     nib.save(image, path)
 
 
@@ -170,7 +173,9 @@ def test_one_step_again(done, program):
     code, out, _ = program("run", done, "--step", "evaluate", "--force")
     assert code == 0 and "up to date" not in out
     assert (done / "report.html").stat().st_mtime_ns == report
-    assert "no step 'glm': choose among zmaps, mask" in program.refuses("run", done, "--step", "glm")
+    assert "no step 'glm': choose among realign, anatomy, register, bold, hrf, zmaps, mask" in program.refuses(
+        "run", done, "--step", "glm"
+    )
 
 
 def test_the_demo(program, tmp_path, monkeypatch):

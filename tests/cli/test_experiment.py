@@ -171,7 +171,7 @@ def test_heads_that_move_are_to_be_realigned(done, program):
         text.replace('head = "mni"', 'head = "own"').replace("motion = 0.0", "motion = 0.2")
     )
     out = program("simulate", done)[1]
-    assert f"since they move and their heads are not MNI's: hyperdecode preprocess {done}" in out
+    assert "`hyperdecode run` will realign and normalise them, since they move and their heads are not MNI's." in out
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import hyperdecode.pipeline.preprocess as module
 from hyperdecode.errors import UserError
 from hyperdecode.fmri.design import frame_times, trial_regressors
 from hyperdecode.fmri.normalise import Anatomy, Normalisation, mni_template
+from hyperdecode.pipeline import preprocess as pipeline
+from hyperdecode.pipeline import spatial
 from hyperdecode.pipeline.preprocess import preprocess
+from hyperdecode.study.config import bold_settings
 
 T_R, N_VOLUMES = 2.0, 70
 STEM = "sub-01_task-faces"
@@ -26,8 +28,11 @@ def still():
 @pytest.fixture
 def bids(tmp_path, monkeypatch, still):
     """A subject who lies still in MNI space, with one voxel that answers to faces and one that is NaN."""
-    monkeypatch.setattr(module, "register_anatomy", lambda t1w: Anatomy(*[np.zeros(1)] * 5))
-    monkeypatch.setattr(module, "normalise", lambda mean, anatomy: still)
+    field, eye = np.zeros((2, 2, 2, 3), np.float32), np.eye(4)
+    anatomy = Anatomy(np.ones((2, 2, 2), np.float32), eye, eye, field, eye)
+    monkeypatch.setattr(spatial, "register_anatomy", lambda t1w: anatomy)
+    monkeypatch.setattr(spatial, "normalise", lambda mean, anatomy: still)
+    monkeypatch.setattr(spatial, "register_epi", lambda mean: still)
     root = tmp_path / "study"
     (root / "sub-01" / "func").mkdir(parents=True)
     (root / "sub-01" / "anat").mkdir()
@@ -54,49 +59,60 @@ def bids(tmp_path, monkeypatch, still):
 
 @pytest.fixture
 def quick_figures(monkeypatch):
-    for name in ("draw_contrast", "draw_mask", "draw_registration"):
+    for module, name in ((pipeline, "draw_contrast"), (spatial, "draw_registration")):
         monkeypatch.setattr(module, name, lambda path, *args: path.write_bytes(b"picture"))
+    monkeypatch.setattr(pipeline, "mask_figure", lambda *args: b"picture")
 
 
-def work(bids, out=None, **change):
-    options = {"contrast": "face > house", "mask_voxels": 50, "voxel_size": 8, "smoothing_fwhm": 0} | change
-    return preprocess(bids, out, **options)[0]
+def work(bids, out=None, contrast="face > house", smoothing_fwhm=0, **change):
+    call = {name: change.pop(name) for name in ("force", "skip_failed", "failed") if name in change}
+    settings = bold_settings(**{"n_voxels": 50, "voxel_size": 8} | change)
+    (run,) = preprocess(bids, out, contrast=contrast, bold=settings, smoothing_fwhm=smoothing_fwhm, **call)
+    return run
 
 
 def test_every_output_and_the_planted_voxel(bids):
     run = work(bids)
     folder = bids / "derivatives" / "hyperdecode" / "sub-01" / "func"
-    assert {p.name for p in run.files.values()} <= {p.name for p in folder.iterdir()}
+    assert all(path.is_file() for path in run.files.values())
     assert run.files["contrast"] == folder / f"{SPACE}_contrast-faceHouse_stat-z_statmap.nii.gz"
     assert json.loads((bids / "derivatives" / "hyperdecode" / "dataset_description.json").read_text())["GeneratedBy"]
     affine = mni_template(8).affine
     here = affine[:3, :3] @ [10, 10, 10] + affine[:3, 3]
     assert run.peaks.iloc[0][["x", "y", "z"]].tolist() == here.tolist() and run.peaks.iloc[0]["stat"] > 5
-    z = np.asarray(nib.load(run.files["single_trial"]).dataobj)
-    assert z.shape[3] == 16
+    image = nib.load(run.files["single_trial"])
+    z = np.asarray(image.dataobj)
+    assert z.shape[3] == 16 and int(image.header["sform_code"]) == 4
     trials = pd.read_csv(run.files["trials"], sep="\t")
     assert trials["volume"].tolist() == list(range(16)) and trials["trial_type"].tolist()[:2] == ["face", "house"]
     assert z[10, 10, 10, ::2].mean() > z[10, 10, 10, 1::2].mean() + 1
     assert np.asarray(nib.load(run.files["mask"]).dataobj).sum() == 50
-    assert np.isnan(z[12, 12, 12]).all()
-    assert not np.asarray(nib.load(run.files["brain_mask"]).dataobj)[12, 12, 12]
-    assert any("voxels without a finite z" in note and not note.startswith("0 ") for note in run.notes)
+    assert np.isnan(z[12, 12, 12]).all() and (z[0, 0, 0] == 0).all()
+    assert any("1 of " in note and "no finite value" in note for note in run.notes)
+    assert any("1 voxels without a finite z" in note for note in run.notes)
     bold = nib.load(run.files["bold"])
     assert bold.header.get_zooms()[3] == T_R and bold.shape[3] == N_VOLUMES
+    motion = pd.read_csv(run.files["motion"], sep="\t")
+    assert len(motion) == N_VOLUMES and np.isnan(motion["framewise_displacement"][0])
 
 
 @pytest.mark.usefixtures("quick_figures")
 def test_nothing_is_redone_or_written_over(bids, tmp_path):
     out = tmp_path / "out"
-    assert work(bids, out).redone == ("motion", "spatial", "single-trial", "contrast")
+    all_steps = ("realign", "anatomy", "register", "bold", "zmaps", "mask", "contrast")
+    assert work(bids, out).redone == all_steps
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     assert work(bids, out).redone == ()
     assert work(bids, out, contrast="house > face").redone == ("contrast",)
-    for change, words in ({"mask_voxels": 60}, "mask_voxels"), ({"smoothing_fwhm": 6}, "smoothing_fwhm_mm"):
+    for change, words in (
+        ({"n_voxels": 60}, "mask_voxels"),
+        ({"glm": "lsa"}, "glm"),
+        ({"smoothing_fwhm": 6}, "smoothing_fwhm_mm"),
+    ):
         with pytest.raises(UserError, match=f"other {words}: use --force"):
             work(bids, out, **change)
     assert {p: p.read_bytes() for p in before} == before
-    assert work(bids, out, mask_voxels=60, force=True).redone[-1] == "contrast"
+    assert work(bids, out, n_voxels=60, force=True).redone == all_steps
 
 
 @pytest.mark.usefixtures("quick_figures")
@@ -104,9 +120,10 @@ def test_an_interrupted_step_is_done_again(bids, tmp_path):
     out = tmp_path / "out"
     run = work(bids, out)
     run.files["single_trial"].unlink()
-    assert work(bids, out).redone == ("single-trial",)
-    record = run.files["contrast"].with_name(run.files["contrast"].name.replace(".nii.gz", ".json"))
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"complete": False}))
+    assert work(bids, out).redone == ("zmaps",)
+    (record,) = (out / "records").glob("contrast_*.toml")
+    record.unlink()
+    run.files["peaks"].unlink()
     assert work(bids, out).redone == ("contrast",)
 
 
@@ -114,9 +131,10 @@ def test_mistakes_stop_before_anything_is_written(bids, tmp_path):
     out = tmp_path / "out"
     for change, words in (
         ({"contrast": "faces > other"}, "no condition 'faces' in the events, there are: face, house"),
-        ({"method": "glm"}, "'lss' or 'lsa'"),
-        ({"voxel_size": 0}, "from 1 to 8"),
-        ({"mask_voxels": 0}, "at least 1"),
+        ({"glm": "glm"}, "one of lss, lsa, ridge"),
+        ({"voxel_size": 0}, "1 to 8"),
+        ({"n_voxels": 0}, "2 to"),
+        ({"source": "fmriprep"}, "needs bold.source_dir"),
     ):
         with pytest.raises(UserError, match=words):
             work(bids, out, **change)
@@ -125,12 +143,35 @@ def test_mistakes_stop_before_anything_is_written(bids, tmp_path):
         work(bids, tmp_path / "file" / "out")
     with pytest.raises(UserError, match="another data set"):
         work(bids, bids)
-    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").unlink()
-    with pytest.raises(UserError, match="sub-01 has no T1w image"):
-        work(bids, out)
     assert not out.exists()
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_without_a_t1w_and_in_native_space(bids, tmp_path):
+    (bids / "sub-01" / "anat" / "sub-01_T1w.nii.gz").unlink()
+    run = work(bids, tmp_path / "mni")
+    assert "anatomy" not in run.redone and "registration_figure" in run.files
+    native = work(bids, tmp_path / "native", space="native")
+    z = nib.load(native.files["single_trial"])
+    assert z.shape[:3] == nib.load(bids / "sub-01" / "func" / f"{STEM}_bold.nii.gz").shape[:3]
+    assert int(z.header["sform_code"]) == 1 and "registration_figure" not in native.files
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_two_runs_of_which_one_is_broken(bids, tmp_path):
+    func = bids / "sub-01" / "func"
+    for path in list(func.glob(f"{STEM}_*")):
+        path.with_name(path.name.replace(STEM, f"{STEM}_run-1")).write_bytes(path.read_bytes())
+        path.rename(path.with_name(path.name.replace(STEM, f"{STEM}_run-2")))
+    broken = func / f"{STEM}_run-2_bold.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"run-2_bold\.nii\.gz is truncated.*--skip-failed"):
+        work(bids, tmp_path / "out")
+    failed = {}
+    run = work(bids, tmp_path / "out", skip_failed=True, failed=failed)
+    assert run.stem == f"{STEM}_run-1" and list(failed) == [f"{STEM}_run-2"]
 
 
 def test_a_mask_larger_than_the_brain(bids, tmp_path):
     with pytest.raises(UserError, match="asks for 100000 voxels"):
-        work(bids, tmp_path / "out", mask_voxels=100_000)
+        work(bids, tmp_path / "out", n_voxels=100_000)

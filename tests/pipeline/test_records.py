@@ -2,7 +2,8 @@ import tomllib
 
 import pytest
 
-from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.errors import UserError
+from hyperdecode.pipeline.records import Step, is_fresh, read_facts, refuse_other_settings, run_step
 from hyperdecode.pipeline.seeds import derived_seed
 
 
@@ -116,3 +117,37 @@ def test_seeds_differ_by_their_use():
     seeds = [derived_seed(*use) for use in uses]
     assert len(set(seeds)) == len(uses) and all(0 <= seed < 2**32 for seed in seeds)
     assert derived_seed(0, "noise", "01", 1) == seeds[4]
+
+
+def test_outputs_of_other_settings_or_of_nobody_are_refused(make, run, tmp_path):
+    records = tmp_path / "records"
+    refuse_other_settings(make(), records)
+    out = tmp_path / "sub" / "out.txt"
+    out.parent.mkdir(exist_ok=True)
+    out.write_text("someone else's")
+    with pytest.raises(UserError, match="exists without a record of how it was made: use --force"):
+        refuse_other_settings(make(), records)
+    run(make())
+    refuse_other_settings(make(), records)
+    with pytest.raises(UserError, match="made with other a, d: use --force"):
+        refuse_other_settings(make(settings={"a": 2, "b": (1, 2), "c": None, "d": 1}), records)
+
+
+def test_a_step_that_was_killed_goes_on(make, run, tmp_path):
+    def killed():
+        (tmp_path / "sub" / "out.txt").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make(work=killed))
+    assert not is_fresh(make(), tmp_path, tmp_path / "records")
+    refuse_other_settings(make(), tmp_path / "records")
+    assert run(make()) and is_fresh(make(), tmp_path, tmp_path / "records")
+
+
+def test_inputs_outside_the_study_are_watched_too(make, run, tmp_path):
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere.txt"
+    elsewhere.write_text("1")
+    assert run(make(inputs=(elsewhere,))) and not run(make(inputs=(elsewhere,)))
+    elsewhere.write_text("2")
+    assert run(make(inputs=(elsewhere,)))

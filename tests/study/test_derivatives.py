@@ -29,25 +29,3 @@ def test_folders_that_cannot_be_used(target, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="give OUT, a folder you may write to"):
         Derivatives(tmp_path / "file" / "out", tmp_path / "raw").prepare()
-
-
-def test_records_say_what_is_up_to_date(target, tmp_path):
-    record, output = tmp_path / "record.json", tmp_path / "map.nii.gz"
-    settings = {"hash": "abc", "method": "lss", "weights": {"face": 1.0}}
-
-    def stands(settings=settings, force=False):
-        return target.up_to_date(record, settings, [output], force)
-
-    assert not stands()
-    output.write_text("someone else's")
-    with pytest.raises(UserError, match="no record says how"):
-        stands()
-    write_json(record, {"complete": False, "settings": settings})
-    assert not stands()
-    write_json(record, {"complete": True, "settings": settings})
-    assert stands() and not stands(force=True)
-    with pytest.raises(UserError, match="other method: use --force"):
-        stands(settings | {"method": "lsa"})
-    assert not stands(settings | {"method": "lsa"}, force=True)
-    output.unlink()
-    assert not stands()

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Force", "StudyFolder", "check_pictures", "study_generator", "study_stimuli"]
+__all__ = ["Force", "SkipFailed", "StudyFolder", "WorkerCount", "check_pictures", "study_generator", "study_stimuli"]
 
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
+SkipFailed = Annotated[
+    bool, typer.Option("--skip-failed", help="Go on without runs of BOLD that cannot be used, and say which.")
+]
+WorkerCount = Annotated[int, typer.Option(min=1, max=256, help="Processes that work on runs side by side (Dask).")]
 
 
 def study_generator(config: StudyConfig, console: Console) -> Generator:

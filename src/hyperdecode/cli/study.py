@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import Force, StudyFolder
+from hyperdecode.cli.shared import Force, SkipFailed, StudyFolder, WorkerCount
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
@@ -71,17 +71,28 @@ def simulate(
 def run(
     study: StudyFolder,
     step: Annotated[
-        str | None, typer.Option(help="Only this step: zmaps, mask, decode, reconstruct, evaluate or report.")
+        str | None,
+        typer.Option(
+            help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, reconstruct, evaluate or "
+            "report."
+        ),
     ] = None,
+    skip_failed: SkipFailed = False,
+    workers: WorkerCount = 1,
     force: Force = False,
 ) -> None:
-    """Analyse a study: z-maps, voxel mask, decoded latents, faces, scores, report. Redoes only what is out of date."""
+    """Analyse a study: z-maps, voxel mask, decoded latents, faces, scores, report. Redoes only what is out of date.
+
+    What the BOLD is (raw, fMRIPrep's output, z-maps made elsewhere) and how it is modelled stands in [bold] of
+    study.toml. Raw BOLD is realigned and registered first.
+    """
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
     console, config = Console(), read_config(study)
     made = read_stimuli(study)
-    _run(study, config, made, shared.study_generator(config, console), console, step, force)
+    generator = shared.study_generator(config, console)
+    _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, n_workers=workers)
 
 
 def demo(
@@ -107,7 +118,7 @@ def demo(
     made = shared.study_stimuli(out, config, generator, console, force)
     shared.check_pictures(made, generator, 8, console)
     _simulate(out, config, made, generator, console, force)
-    _run(out, config, made, generator, console, None, force)
+    _run(out, config, made, generator, console, force=force)
 
 
 def _simulate(
@@ -119,11 +130,11 @@ def _simulate(
         written = work(study, config, made, generator, force=force, progress=update)
     done = f"simulated {', '.join(f'sub-{s}' for s in written)}" if written else "simulated subjects are up to date"
     console.print(f"BOLD: {done}.")
-    for line in _remarks(study, config):
+    for line in _remarks(config):
         console.print(line, soft_wrap=True, highlight=False)
 
 
-def _remarks(study: Path, config: StudyConfig) -> list[str]:
+def _remarks(config: StudyConfig) -> list[str]:
     """Say what one should know of these subjects before analysing them."""
     made, lines = config.simulation, []
     if made.null:
@@ -132,7 +143,7 @@ def _remarks(study: Path, config: StudyConfig) -> list[str]:
         what = " and ".join(
             [*(["they move"] if made.motion else []), *(["their heads are not MNI's"] if made.head == "own" else [])]
         )
-        lines.append(f"Realign and normalise them first, since {what}: hyperdecode preprocess {study}")
+        lines.append(f"`hyperdecode run` will realign and normalise them, since {what}.")
     return lines
 
 
@@ -142,8 +153,11 @@ def _run(
     made: StimulusSet,
     generator: Generator,
     console: Console,
-    step: str | None,
-    force: bool,
+    *,
+    step: str | None = None,
+    force: bool = False,
+    skip_failed: bool = False,
+    n_workers: int = 1,
 ) -> None:
     from hyperdecode.pipeline.run import run_study
     from hyperdecode.report.verdict import verdict
@@ -156,8 +170,12 @@ def _run(
             generator,
             only=step,
             force=force,
+            skip_failed=skip_failed,
+            n_workers=n_workers,
             announce=lambda name, done, total, ran: update(done, total, f"{name}{'' if ran else ' (up to date)'}"),
         )
+    for stem, reason in result.skipped.items():
+        console.print(f"Left out {stem}: {reason}", soft_wrap=True, highlight=False)
     if not result.ran:
         console.print("Everything was up to date; nothing was done again.")
     if result.report.exists() and step in (None, "report"):

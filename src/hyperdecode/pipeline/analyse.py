@@ -1,16 +1,12 @@
-"""The steps of a study from BOLD to scores, each a function of files that `hyperdecode run` strings together."""
+"""The steps of a study from masked z-maps to scores, each a function of files that `hyperdecode run` strings up."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
@@ -20,29 +16,22 @@ from safetensors.numpy import load_file, save_file
 
 from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.decoding.ridge import RidgeDecoder
-from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.errors import UserError
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
 from hyperdecode.files import atomic_path
-from hyperdecode.fmri.mask import voxel_mask
-from hyperdecode.fmri.singletrial import single_trial_zmaps
 from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
-from hyperdecode.report.maskfigure import mask_figure
+from hyperdecode.pipeline.zmaps import noting_warnings
 from hyperdecode.split import Split
 from hyperdecode.stimuli.pictures import to_uint8
-from hyperdecode.stimuli.schedule import REPEAT
-from hyperdecode.study.bids import BoldRun, load_run
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.derivatives import write_image, write_table
+from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture
 
 __all__ = ["Analysis"]
-
-Work = Callable[[], dict[str, Any] | None]
-TRIAL_COLUMNS = ["run", "trial", "onset", "duration", "trial_type", "stim_file"]
 
 
 @dataclass(frozen=True)
@@ -61,30 +50,6 @@ class Analysis:
     config: StudyConfig
     stimuli: StimulusSet
     generator: Generator
-
-    def zmaps(self, run: BoldRun) -> Step:
-        """One z-map a trial of one run, by the single-trial GLM."""
-        name = f"zmaps_{run.stem}"
-        outputs = (self.layout.zmap(run), self.layout.trials(run), self.layout.mean_functional(run))
-        settings = self.config.bold.model_dump(include={"glm", "high_pass", "slice_time_ref"})
-        settings["bids"] = dict(run.sidecar)
-        return Step(name, 2, settings, (run.bold, run.events), outputs, partial(self._zmaps, run))
-
-    def mask(self, subject: str, runs: list[BoldRun]) -> Step:
-        """Mask of the most active voxels over training trials, and the masked trials x voxels."""
-        inputs = [path for run in runs for path in (self.layout.zmap(run), self.layout.trials(run))]
-        names = (
-            "desc-mostactive_mask.nii.gz",
-            "desc-mostactive_mask.png",
-            "desc-masked_zmaps.safetensors",
-            "trials.tsv",
-        )
-        outputs = tuple(self.layout.subject(subject, name) for name in names)
-        settings = {"n_voxels": self.config.bold.n_voxels, "space": self.config.bold.space}
-        manifest = self.stimuli.folder / "manifest.tsv"
-        return Step(
-            f"mask_sub-{subject}", 1, settings, (*inputs, manifest), outputs, partial(self._mask, subject, runs)
-        )
 
     def decode(self, subject: str) -> Step:
         """Fit the decoder on training trials and decode the latents of the test stimuli."""
@@ -134,74 +99,6 @@ class Analysis:
         work = partial(self._evaluate, subject, settings["seed"])
         return Step(f"evaluate_sub-{subject}", 1, settings, (decoded, *pictures), outputs, work)
 
-    def _zmaps(self, run: BoldRun) -> dict[str, Any]:
-        with _noting_warnings() as noted:
-            loaded = load_run(run)
-        events = loaded.events
-        if "stim_file" not in events:
-            raise UserError(f"{run.events} has no column stim_file: name the stimulus of each trial there")
-        # Catch trials and events without a face are modelled like any other, and then left out of the trials.
-        faces = (events["stim_file"].notna() & (events["trial_type"] != REPEAT)).to_numpy()
-        if not faces.any():
-            raise UserError(f"{run.events} shows no face: name the stimulus of each trial in stim_file")
-        shown = [Path(str(name)).name for name in events["stim_file"][faces]]
-        self.stimuli.require(shown)
-        bold = np.asarray(loaded.image.dataobj, dtype=np.float32)
-        shape = bold.shape[:3]
-        series = bold.reshape(-1, bold.shape[3]).T
-        maps = single_trial_zmaps(
-            series,
-            events["onset"],
-            events["duration"],
-            loaded.t_r,
-            method=self.config.bold.glm,
-            high_pass=self.config.bold.high_pass,
-            slice_time_ref=self.config.bold.slice_time_ref,
-        )
-        trials = events[faces].assign(run=run.stem, trial=np.arange(len(shown)), stim_file=shown)[TRIAL_COLUMNS]
-        affine = loaded.image.affine
-        write_image(self.layout.zmap(run), maps.z[faces].T.reshape(*shape, -1), affine)
-        write_image(self.layout.mean_functional(run), series.mean(0).reshape(shape), affine)
-        write_table(self.layout.trials(run), trials)
-        return {
-            "n_trials": len(trials),
-            "n_events_without_trial": int((~faces).sum()),
-            "n_nan_voxels": int((~np.isfinite(series).all(0)).sum()),
-            "dof": maps.dof,
-            "warnings": noted,
-        }
-
-    def _mask(self, subject: str, runs: list[BoldRun]) -> dict[str, Any]:
-        trials = pd.concat([pd.read_csv(self.layout.trials(run), sep="\t") for run in runs], ignore_index=True)
-        images = [nib.load(self.layout.zmap(run)) for run in runs]
-        for run, image in zip(runs, images, strict=True):
-            if image.shape[:3] != images[0].shape[:3] or not np.allclose(image.affine, images[0].affine, atol=1e-3):
-                raise UserError(f"{run.bold} lies on another grid than {runs[0].bold}: resample all runs to one grid")
-        shape, affine = images[0].shape[:3], images[0].affine
-        z = np.concatenate([np.asarray(image.dataobj, np.float32).reshape(-1, image.shape[3]).T for image in images])
-        trials["role"] = self.stimuli.roles(list(trials["stim_file"]))
-        split = Split.of(list(trials["stim_file"]), list(trials["role"]))
-        training_roles = [split.roles[row] for row in split.training_rows]
-        # Whether a voxel was measured at all is asked of every trial; what was measured, of training trials alone.
-        training = np.where(np.isfinite(z).all(0), split.training(z), np.nan)
-        mask = voxel_mask(training, training_roles, self.config.bold.n_voxels)
-        usable = mask.selected
-        image = write_image(self.layout.subject(subject, "desc-mostactive_mask.nii.gz"), _volume(usable, shape), affine)
-        background = None if self.config.bold.space != "native" else nib.load(self.layout.mean_functional(runs[0]))
-        with atomic_path(self.layout.subject(subject, "desc-mostactive_mask.png")) as temporary:
-            temporary.write_bytes(mask_figure(image, background))
-        masked = {"z": np.ascontiguousarray(z[:, usable]), "voxels": np.flatnonzero(usable).astype(np.int64)}
-        with atomic_path(self.layout.subject(subject, "desc-masked_zmaps.safetensors")) as temporary:
-            save_file(masked, temporary)
-        write_table(self.layout.subject(subject, "trials.tsv"), trials)
-        return {
-            "n_voxels": int(usable.sum()),
-            "n_dropped_nan": mask.n_dropped_nan,
-            "lowest_mean_z": float(mask.mean_z[usable].min()),
-            "n_training_trials": len(split.training_rows),
-            "n_test_trials": len(trials) - len(split.training_rows),
-        }
-
     def _decode(self, subject: str) -> dict[str, Any]:
         z = load_file(self.layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"]
         trials = pd.read_csv(self.layout.subject(subject, "trials.tsv"), sep="\t")
@@ -218,7 +115,7 @@ class Analysis:
         )
         training_roles = [split.roles[row] for row in split.training_rows]
         shown = [split.stimuli[row] for row in split.training_rows]
-        with _noting_warnings() as noted:
+        with noting_warnings() as noted:
             # A face shown more than once in training stays in one fold.
             decoder.fit(split.training(z), split.training(latents), roles=training_roles, groups=_groups(shown))
         # In the order of the manifest, which every later step goes by.
@@ -300,23 +197,6 @@ class Analysis:
                 Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
 
 
-@contextmanager
-def _noting_warnings() -> Iterator[list[str]]:
-    """Collect the `DataWarning` of a block for the report, and let them out when it ends."""
-    noted: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DataWarning)
-        yield noted
-    for warning in caught:
-        if issubclass(warning.category, DataWarning):
-            noted.append(str(warning.message))
-            warnings.warn(str(warning.message), DataWarning, stacklevel=3)
-
-
 def _groups(stimuli: list[str]) -> list[str] | None:
     """Stimulus of each training trial when one repeats, else None (every trial its own group)."""
     return stimuli if len(set(stimuli)) < len(stimuli) else None
-
-
-def _volume(selected: NDArray[np.bool_], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    return selected.reshape(shape).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import resource
 import time
@@ -16,9 +17,10 @@ from typing import Any
 import tomli_w
 
 from hyperdecode import __version__
+from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file, write_text
 
-__all__ = ["Step", "read_facts", "run_step"]
+__all__ = ["Step", "is_fresh", "read_facts", "refuse_other_settings", "run_step"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
     key = _key(step, study)
     if not force and _fresh(record, key, step, study):
         return False
-    record.unlink(missing_ok=True)
+    # Until the step has ended, its record says that it was begun: what it leaves when killed is its own.
+    write_text(record, tomli_w.dumps({"step": step.name, "settings": _plain(step.settings)}))
     start = time.time()
     facts = step.work() or {}
     content = {
@@ -87,6 +90,34 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
     }
     write_text(record, tomli_w.dumps(content))
     return True
+
+
+def is_fresh(step: Step, study: Path, records: Path) -> bool:
+    """Say whether `run_step` would find nothing to do."""
+    return _fresh(records / f"{step.name}.toml", _key(step, study), step, study)
+
+
+def refuse_other_settings(step: Step, records: Path) -> None:
+    """Refuse to replace what a step made with other settings, or files that it did not make.
+
+    Raises
+    ------
+    UserError
+        When outputs stand there whose record is missing or names other settings.
+    """
+    there = [path for path in step.outputs if path.exists()]
+    if not there:
+        return
+    try:
+        was = tomllib.loads((records / f"{step.name}.toml").read_text(encoding="utf-8")).get("settings", {})
+    except FileNotFoundError:
+        raise UserError(f"{there[0]} exists without a record of how it was made: use --force or another OUT") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{records / step.name}.toml is not readable: use --force or give another OUT") from error
+    now = _plain(step.settings)
+    changed = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
+    if changed:
+        raise UserError(f"{there[0]} was made with other {', '.join(changed)}: use --force or give another OUT")
 
 
 def read_facts(records: Path, name: str) -> dict[str, Any]:
@@ -114,7 +145,12 @@ def _fresh(record: Path, key: str, step: Step, study: Path) -> bool:
 
 
 def _hashes(paths: Iterable[Path], study: Path) -> dict[str, str]:
-    return {path.relative_to(study).as_posix(): sha256_file(path) for path in paths if path.is_file()}
+    return {_name(path, study): sha256_file(path) for path in paths if path.is_file()}
+
+
+def _name(path: Path, study: Path) -> str:
+    """Path as seen from the study, also of a file outside it (the output of another program)."""
+    return Path(os.path.relpath(path.resolve(), study.resolve())).as_posix()
 
 
 def _plain(value: Any) -> Any:

@@ -14,17 +14,20 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
+from hyperdecode.pipeline.quality import quality_figures, quality_inputs
 from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
+from hyperdecode.pipeline.subjects import SubjectChain
 from hyperdecode.report.build import Figure, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
 from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
 from hyperdecode.stimuli.schedule import REPEAT, scan_time
-from hyperdecode.study.bids import BoldRun, read_events
+from hyperdecode.study.bids import read_events
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
+from hyperdecode.study.settings import BoldSettings
 from hyperdecode.study.stimulus_set import read_picture
 
 __all__ = ["report_step"]
@@ -33,47 +36,52 @@ STRIP_FACES = 8
 PACKAGES = ("numpy", "scipy", "torch", "himalaya", "nilearn", "nibabel", "scikit-image")
 
 
-def report_step(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Step:
-    """Return the step that writes the report; it depends on what the earlier steps noted, so ask for it after them."""
+def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> Step:
+    """Return the step that writes the report; it depends on what the earlier steps noted, so ask for it after them.
+
+    `skipped` names the runs of BOLD that were left out, and why.
+    """
     layout, names = analysis.layout, analysis.stimuli.names("test")
     inputs = [layout.full_stimulus(name) for name in names]
-    inputs += [analysis.stimuli.folder / "manifest.tsv", *(run.events for mine in runs.values() for run in mine)]
-    for subject in runs:
-        inputs += [
-            layout.subject(subject, name)
-            for name in ("scores.tsv", "faces.tsv", "desc-mostactive_mask.png", "trials.tsv")
-        ]
-        inputs += [layout.reconstruction(subject, name) for name in names]
-    names_of_steps = [f"zmaps_{run.stem}" for mine in runs.values() for run in mine]
-    names_of_steps += [f"{step}_sub-{subject}" for step in ("mask", "decode") for subject in runs]
+    inputs += [analysis.stimuli.folder / "manifest.tsv", *(run.events for chain in chains for run in chain.runs)]
+    for chain in chains:
+        inputs += [layout.subject(chain.label, name) for name in ("scores.tsv", "faces.tsv")]
+        inputs += [*quality_inputs(chain), *(layout.reconstruction(chain.label, name) for name in names)]
     settings = {
         "config": analysis.config.model_dump(mode="json"),
         "version": hyperdecode.__version__,
-        "facts": {name: read_facts(layout.records, name) for name in names_of_steps},
+        "facts": {name: read_facts(layout.records, name) for chain in chains for name in _noting_steps(chain)},
+        "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 2, settings, tuple(inputs), outputs, lambda: _write_report(analysis, runs))
+    return Step("report", 3, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
-def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
+def _noting_steps(chain: SubjectChain) -> list[str]:
+    """Names of the steps whose records the report quotes."""
+    return [*(step.name for _, step in chain.steps()), f"decode_sub-{chain.label}"]
+
+
+def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> None:
     layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
     stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
-    subjects = [_subject_report(analysis, subject, mine) for subject, mine in runs.items()]
+    subjects = [_subject_report(analysis, chain, skipped) for chain in chains]
     data = ReportData(
         title=config.name,
-        summary=_summary(analysis, runs),
+        summary=_summary(analysis, chains),
         stimuli=stimuli,
         stimulus_names=[Path(name).stem for name in names],
         subjects=subjects,
-        notes=_study_notes(config),
+        notes=_study_notes(config, chains),
         versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
         commands=[f"hyperdecode run {layout.study.name}"],
         seed=config.seed,
-        figures=[_schedule(analysis, runs), _duplicates(analysis)],
+        figures=[*_schedule(analysis, chains), _duplicates(analysis)],
     )
     write_report(layout.report, data)
-    write_table(layout.table, pd.concat([pd.read_csv(layout.subject(s, "scores.tsv"), sep="\t") for s in runs]))
+    tables = [pd.read_csv(layout.subject(chain.label, "scores.tsv"), sep="\t") for chain in chains]
+    write_table(layout.table, pd.concat(tables))
     # The faces that the first subject's decoder identified best, stated as such wherever the sheet is shown.
     best = np.argsort(-subjects[0].per_face["cosine"].to_numpy(), kind="stable")[:STRIP_FACES]
     strip = reconstruction_strip(stimuli[best], {s.label: s.reconstructions[best] for s in subjects})
@@ -81,14 +89,16 @@ def _write_report(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> None:
         strip.convert("RGB").save(temporary, format="JPEG", quality=88)
 
 
-def _schedule(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> Figure:
-    """Picture of what the first subject was shown, and how well its trials can be told apart."""
-    subject, mine = next(iter(runs.items()))
+def _schedule(analysis: Analysis, chains: list[SubjectChain]) -> list[Figure]:
+    """Picture of what the first subject was shown, and how well its trials can be told apart; none without events."""
+    subject, mine = chains[0].label, chains[0].runs
+    if not mine:
+        return []
     config, timing = analysis.config, analysis.config.timing
     shown = [_faces(analysis, read_events(run.events)) for run in mine]
     time = scan_time(shown, off=timing.off, lead_out=timing.lead_out, t_r=timing.t_r)
     caption = f"What sub-{subject} was shown. {schedule_caption(shown)} {efficiency_of(config, shown, time).words}"
-    return Figure("Order of the faces", schedule_figure(shown), caption)
+    return [Figure("Order of the faces", schedule_figure(shown), caption)]
 
 
 def _faces(analysis: Analysis, events: pd.DataFrame) -> pd.DataFrame:
@@ -105,18 +115,19 @@ def _duplicates(analysis: Analysis) -> Figure:
     return Figure("Test faces are no training faces", duplicates_figure(checks), caption)
 
 
-def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> SubjectReport:
-    layout, names = analysis.layout, analysis.stimuli.names("test")
-    masked, decoded = (read_facts(layout.records, f"{step}_sub-{subject}") for step in ("mask", "decode"))
-    per_run = [read_facts(layout.records, f"zmaps_{run.stem}") for run in runs]
+def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, str]) -> SubjectReport:
+    layout, names, subject = analysis.layout, analysis.stimuli.names("test"), chain.label
+    facts = {name: read_facts(layout.records, name) for name in _noting_steps(chain)}
+    masked, decoded = (facts[f"{step}_sub-{subject}"] for step in ("mask", "decode"))
     if not masked or not decoded:
         raise UserError(f"the mask or the decoder of sub-{subject} was not finished: run the earlier steps first")
     trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
     notes = [f"{masked['n_dropped_nan']} voxels without usable values (NaN or constant) were left out of the mask."]
-    n_nan = sum(int(facts.get("n_nan_voxels", 0)) for facts in per_run)
+    n_nan = sum(int(found.get("n_nan_voxels", 0)) for found in facts.values())
     if n_nan:
-        notes.append(f"{n_nan} voxel series with NaN, summed over {len(runs)} runs.")
-    notes += [text for facts in (*per_run, decoded) for text in facts.get("warnings", [])]
+        notes.append(f"{n_nan} voxel series with NaN, summed over {len(chain.runs)} runs.")
+    notes += [f"Left out: {text}" for stem, text in skipped.items() if stem.startswith(f"sub-{subject}_")]
+    notes += [text for found in facts.values() for text in found.get("warnings", [])]
     return SubjectReport(
         label=f"sub-{subject}",
         table=pd.read_csv(layout.subject(subject, "scores.tsv"), sep="\t").drop(columns="subject"),
@@ -127,12 +138,13 @@ def _subject_report(analysis: Analysis, subject: str, runs: list[BoldRun]) -> Su
         n_test_trials=int(masked["n_test_trials"]),
         training_hash=_trials_hash(trials, "train"),
         test_hash=_trials_hash(trials, "test"),
-        mask_png=layout.subject(subject, "desc-mostactive_mask.png").read_bytes(),
+        mask_png=chain.masking.files["picture"].read_bytes(),
         facts={
             "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation "
             "on training trials"
         },
         notes=notes,
+        quality=quality_figures(chain),
     )
 
 
@@ -141,41 +153,57 @@ def _trials_hash(trials: pd.DataFrame, role: str) -> str:
     return sha256_bytes(mine.to_csv(index=False).encode())
 
 
-def _summary(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> dict[str, str]:
+def _summary(analysis: Analysis, chains: list[SubjectChain]) -> dict[str, str]:
     config, faces = analysis.config, analysis.config.stimuli
-    n_trials = sum(len(pd.read_csv(analysis.layout.subject(s, "trials.tsv"), sep="\t")) for s in runs)
+    n_trials = sum(len(pd.read_csv(chain.masking.files["trials"], sep="\t")) for chain in chains)
+    n_runs = sum(len(chain.runs) for chain in chains)
     return {
         "Stimuli": (
             f"{faces.n_train} training faces and {faces.n_test} test faces, planned to be shown {faces.test_repeats} "
             f"times each, made by {config.generator} (truncation {faces.truncation}), {faces.size} px."
         ),
         "Experiment": (
-            f"{n_trials} trials in {sum(map(len, runs.values()))} runs of {len(runs)} "
-            f"{'subject' if len(runs) == 1 else 'subjects'}.{_simulated(runs)}"
+            f"{n_trials} trials {f'in {n_runs} runs ' if n_runs else ''}of {len(chains)} "
+            f"{'subject' if len(chains) == 1 else 'subjects'}.{_simulated(chains)}"
         ),
-        "BOLD to z-maps": (
-            f"One z-map a trial by {config.bold.glm.upper()} with the canonical SPM response; repeats of test faces "
-            f"averaged; the {config.bold.n_voxels} voxels of highest mean z over training trials."
-        ),
+        "BOLD to z-maps": f"{_model_words(config.bold)} {_mask_words(config.bold)}",
         "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}; penalty by training trials.",
     }
 
 
-def _simulated(runs: dict[str, list[BoldRun]]) -> str:
+def _model_words(bold: BoldSettings) -> str:
+    if bold.source == "estimates":
+        return "Single-trial maps were made elsewhere; repeats of test faces were averaged."
+    response = {"library": "a response chosen for each voxel from a library on training trials"}.get(
+        bold.hrf, f"the canonical response ({bold.hrf})"
+    )
+    noise = {"ols": "white noise", "ar1": "AR(1) noise"}[bold.noise_model]
+    return f"One z-map a trial by {bold.glm.upper()} with {response}, {noise}; repeats of test faces averaged."
+
+
+def _mask_words(bold: BoldSettings) -> str:
+    return {
+        "active": f"The {bold.n_voxels} voxels of highest mean z over training trials.",
+        "reliable": f"The {bold.n_voxels} voxels of highest reliability over repeats of training faces.",
+        "regions": f"The voxels of {', '.join(bold.regions)}.",
+        "all": "All voxels of the brain.",
+    }[bold.voxels]
+
+
+def _simulated(chains: list[SubjectChain]) -> str:
     """Say so where the BOLD came from no scanner."""
-    made = [s for s, mine in runs.items() if any(run.sidecar.get("Manufacturer") == MANUFACTURER for run in mine)]
+    made = [c.label for c in chains if any(run.sidecar.get("Manufacturer") == MANUFACTURER for run in c.runs)]
     if not made:
         return ""
     return (
         " The subjects are simulated: no brain was measured."
-        if len(made) == len(runs)
-        else (f" Simulated, not measured: {', '.join(f'sub-{s}' for s in made)}.")
+        if len(made) == len(chains)
+        else (f" Simulated, not measured: {', '.join(f'sub-{label}' for label in made)}.")
     )
 
 
-def _study_notes(config: StudyConfig) -> list[str]:
-    space = "where it is" if config.bold.space == "native" else "motionless in MNI space"
-    notes = [f"The BOLD was taken to lie {space}; nothing was realigned or normalised here."]
+def _study_notes(config: StudyConfig, chains: list[SubjectChain]) -> list[str]:
+    notes = list(dict.fromkeys(chain.words for chain in chains))
     if config.decoding.match_norm:
         notes.append(
             "Pictures and their scores are of decoded latents stretched to the mean length of training latents (ridge "

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
-from hyperdecode.pipeline.records import Step, run_step
+from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.reporting import report_step
+from hyperdecode.pipeline.sources import Progress
+from hyperdecode.pipeline.subjects import SubjectChain, subject_chain
+from hyperdecode.pipeline.workers import Done, Workers, workers
 from hyperdecode.study.bids import BoldRun, index_bids
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import Derivatives
@@ -21,16 +25,31 @@ __all__ = ["STEPS", "RunResult", "run_study"]
 Announce = Callable[[str, int, int, bool], None]
 """Called after each step with (step, steps done, steps in all, whether it ran)."""
 
-STEPS = ("zmaps", "mask", "decode", "reconstruct", "evaluate", "report")
+STEPS = (
+    "realign",
+    "anatomy",
+    "register",
+    "bold",
+    "hrf",
+    "zmaps",
+    "mask",
+    "decode",
+    "reconstruct",
+    "evaluate",
+    "report",
+)
+BY_RUN = ("realign", "bold", "zmaps")
+"""Steps of which those of one subject do not wait for each other."""
 
 
 class RunResult:
-    """What `run_study` made: where it is and which steps ran."""
+    """What `run_study` made: where it is, which steps ran, and which runs of BOLD were skipped and why."""
 
     def __init__(self, layout: Layout) -> None:
         self.report = layout.report
         self.table = layout.table
         self.ran: list[str] = []
+        self.skipped: dict[str, str] = {}
 
 
 def run_study(
@@ -41,7 +60,10 @@ def run_study(
     *,
     only: str | None = None,
     force: bool = False,
+    skip_failed: bool = False,
+    n_workers: int = 1,
     announce: Announce | None = None,
+    progress: Progress | None = None,
 ) -> RunResult:
     """Analyse a study folder.
 
@@ -55,8 +77,14 @@ def run_study(
         One of `STEPS`: run that step alone, on what the earlier steps left.
     force : bool
         Redo steps that are up to date.
+    skip_failed : bool
+        Go on without a run of BOLD that cannot be used, and say so in the report.
+    n_workers : int
+        Processes that work on the runs of a subject side by side (Dask).
     announce : callable, optional
         See `Announce`.
+    progress : callable, optional
+        Told of progress inside long steps; not with several workers.
 
     Returns
     -------
@@ -81,27 +109,90 @@ def run_study(
             f"{' and '.join(generator.spaces)}: change that line in study.toml"
         )
     layout = Layout(study)
-    runs = _runs(study, config)
-    Derivatives(layout.derivatives, study).prepare()
     analysis = Analysis(layout, config, stimuli, generator)
-    steps = _steps(analysis, runs)
-    chosen = [(kind, step) for kind, step in steps if only in (None, kind)]
-    result = RunResult(layout)
-    for done, (kind, planned) in enumerate(chosen, start=1):
-        # What the earlier steps found out is known only now.
-        step = report_step(analysis, runs) if kind == "report" else planned
+    run = _Run(analysis, _runs(study, config), only, force, announce, None if n_workers > 1 else progress)
+    Derivatives(layout.derivatives, study).prepare()
+    with workers(study, layout.records, n_workers) as crew:
+        while (failed := run.attempt(crew)) is not None:
+            run.drop(failed, skip_failed)
+    return run.result
+
+
+class _Run:
+    """One call of `run_study`, with the runs of BOLD that are still in it."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        runs: dict[str, list[BoldRun]],
+        only: str | None,
+        force: bool,
+        announce: Announce | None,
+        progress: Progress | None,
+    ) -> None:
+        self.analysis, self.runs, self.only, self.force = analysis, runs, only, force
+        self.announce, self.progress = announce, progress
+        self.result = RunResult(analysis.layout)
+        self.done: set[str] = set()
+
+    def attempt(self, crew: Workers) -> Done | None:
+        """Work until the end, or to the first step that fails, which is returned."""
+        chains = self._chains()
+        steps = [(kind, step) for kind, step in _steps(self.analysis, chains) if self.only in (None, kind)]
+        n_done = 0
+        for kind, batch in _batches(steps):
+            # What the earlier steps found out is known only now.
+            ready = [report_step(self.analysis, chains, self.result.skipped)] if kind == "report" else batch
+            for step in ready:
+                self._require_inputs(step)
+            failed: Done | None = None
+            for done in crew.run(ready, force=self.force):
+                n_done += 1
+                if done.error is not None:
+                    failed = failed or done
+                    continue
+                # Forced once is forced enough: a second attempt goes on where the first one stopped.
+                if done.ran and done.step.name not in self.done:
+                    self.result.ran.append(done.step.name)
+                    self.done.add(done.step.name)
+                if self.announce:
+                    self.announce(done.step.name, n_done, len(steps), done.ran)
+            if failed is not None:
+                return failed
+        return None
+
+    def drop(self, failed: Done, skip: bool) -> None:
+        """Leave the run of BOLD that failed out, where that is wanted and possible; else raise what stopped it."""
+        assert failed.error is not None
+        for label, mine in self.runs.items():
+            bad = next((run for run in mine if failed.step.name.endswith(f"_{run.stem}")), None)
+            if bad is None:
+                continue
+            if not skip:
+                raise UserError(f"{failed.error} (or leave the run out with --skip-failed)") from failed.error
+            mine.remove(bad)
+            self.result.skipped[bad.stem] = str(failed.error)
+            self.force = False
+            if not mine:
+                raise UserError(f"no run of sub-{label} can be used; the last: {failed.error}") from failed.error
+            return
+        raise failed.error
+
+    def _chains(self) -> list[SubjectChain]:
+        layout, config, stimuli = self.analysis.layout, self.analysis.config, self.analysis.stimuli
+        return [
+            subject_chain(layout, config.bold, stimuli, label, mine, self.progress) for label, mine in self.runs.items()
+        ]
+
+    def _require_inputs(self, step: Step) -> None:
         missing = next((path for path in step.inputs if not path.exists()), None)
-        if missing is not None and missing.is_relative_to(layout.derivatives):
+        if missing is not None and missing.is_relative_to(self.analysis.layout.derivatives):
             raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
-        ran = run_step(step, study, layout.records, force=force)
-        if ran:
-            result.ran.append(step.name)
-        if announce:
-            announce(step.name, done, len(chosen), ran)
-    return result
 
 
 def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
+    if config.bold.source == "estimates":
+        return {label: [] for label in config.subjects}
     dataset = index_bids(study)
     runs = {
         label: [r for r in dataset.runs if r.subject == label and r.task == config.task] for label in config.subjects
@@ -115,13 +206,22 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
     return runs
 
 
-def _steps(analysis: Analysis, runs: dict[str, list[BoldRun]]) -> list[tuple[str, Step]]:
+def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, Step]]:
     steps: list[tuple[str, Step]] = []
-    for subject, mine in runs.items():
-        steps += [("zmaps", analysis.zmaps(run)) for run in mine]
-        steps += [("mask", analysis.mask(subject, mine)), ("decode", analysis.decode(subject))]
+    for chain in chains:
+        steps += [*chain.steps(), ("decode", analysis.decode(chain.label))]
     steps.append(("reconstruct", analysis.full_stimuli()))
-    for subject in runs:
-        steps += [("reconstruct", analysis.reconstruct(subject)), ("evaluate", analysis.evaluate(subject))]
-    steps.append(("report", report_step(analysis, runs)))
+    for chain in chains:
+        steps += [("reconstruct", analysis.reconstruct(chain.label)), ("evaluate", analysis.evaluate(chain.label))]
+    steps.append(("report", report_step(analysis, chains, {})))
     return steps
+
+
+def _batches(steps: list[tuple[str, Step]]) -> Iterator[tuple[str, list[Step]]]:
+    """Yield steps in their order, those of a subject that do not wait for each other together."""
+    for kind, group in groupby(steps, key=lambda pair: pair[0]):
+        together = [step for _, step in group]
+        if kind in BY_RUN:
+            yield kind, together
+        else:
+            yield from ((kind, [step]) for step in together)

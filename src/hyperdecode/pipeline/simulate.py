@@ -34,11 +34,11 @@ from hyperdecode.study.derivatives import write_json
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.planned import plan_path, read_plan
 from hyperdecode.study.raw import (
-    SPACES,
     Series,
     anat_path,
     bids_image,
     run_files,
+    space_code,
     write_dataset,
     write_events,
     write_events_sidecar,
@@ -163,7 +163,7 @@ class _Simulation:
 
     @property
     def space(self) -> str:
-        return SPACES[self.config.simulation.head]
+        return space_code(self.config.simulation)
 
     @cached_property
     def head(self) -> Head:

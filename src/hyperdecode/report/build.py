@@ -71,6 +71,8 @@ class SubjectReport:
         More rows for "what was fitted on what" (ridge penalty, cross-validation).
     notes : sequence of str
         Data quality: NaN voxels dropped, warnings.
+    quality : sequence of Figure
+        Motion, registration, tSNR, design, z, reliability.
     """
 
     label: str
@@ -85,6 +87,7 @@ class SubjectReport:
     mask_png: bytes | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    quality: Sequence[Figure] = ()
 
 
 @dataclass(frozen=True)
@@ -222,6 +225,7 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
         "mask": _data_uri(subject.mask_png, "png") if subject.mask_png else None,
         "facts": facts,
         "notes": list(subject.notes),
+        "quality": [(figure, _data_uri(figure.png, "png")) for figure in subject.quality],
     }
 
 

@@ -15,9 +15,18 @@ from pydantic.fields import FieldInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
-from hyperdecode.study.settings import Settings, StudyConfig
+from hyperdecode.study.settings import BoldSettings, Settings, StudyConfig
 
-__all__ = ["CONFIG_NAME", "PRESETS", "StudyConfig", "preset", "read_config", "with_simulation", "write_config"]
+__all__ = [
+    "CONFIG_NAME",
+    "PRESETS",
+    "StudyConfig",
+    "bold_settings",
+    "preset",
+    "read_config",
+    "with_simulation",
+    "write_config",
+]
 
 CONFIG_NAME = "study.toml"
 HEADER = """\
@@ -108,6 +117,20 @@ def with_simulation(config: StudyConfig, **changes: Any) -> StudyConfig:
     wanted = {key: value for key, value in changes.items() if value is not None}
     try:
         return StudyConfig.model_validate(config.model_dump() | {"simulation": config.simulation.model_dump() | wanted})
+    except ValidationError as error:
+        raise UserError(_complaint(error).replace("change that line", "give another value")) from None
+
+
+def bold_settings(**values: Any) -> BoldSettings:
+    """Return settings of the BOLD from the command line.
+
+    Raises
+    ------
+    UserError
+        When a value is out of range.
+    """
+    try:
+        return StudyConfig.model_validate({"bold": values}).bold
     except ValidationError as error:
         raise UserError(_complaint(error).replace("change that line", "give another value")) from None
 

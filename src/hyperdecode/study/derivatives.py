@@ -1,10 +1,10 @@
-"""A BIDS derivatives folder: names, the data set's description, and records that say what is complete."""
+"""A BIDS derivatives folder: its description, and what writes its JSON, tables and images."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,43 +56,6 @@ class Derivatives:
             reason = error.strerror or "no permission"
             raise UserError(f"cannot write to {self.root} ({reason}): give OUT, a folder you may write to") from error
 
-    def path(self, subject: str, session: str | None, name: str) -> Path:
-        """Return the path of an output of a subject's functional run."""
-        folder = self.root / f"sub-{subject}"
-        return (folder / f"ses-{session}" if session else folder) / "func" / name
-
-    @staticmethod
-    def up_to_date(record: Path, settings: Mapping[str, Any], outputs: Iterable[Path], force: bool) -> bool:
-        """Say whether a step's outputs stand already, made from the same inputs with the same settings.
-
-        A step writes its record with ``complete: false`` before its outputs and with ``true`` after them, so one
-        that was interrupted is done again.
-
-        Raises
-        ------
-        UserError
-            When outputs stand there that were made otherwise, and `force` is false.
-        """
-        files = list(outputs)
-        if force:
-            return False
-        if not record.exists():
-            there = [path for path in files if path.exists()]
-            if there:
-                raise UserError(
-                    f"{there[0]} exists and no record says how it was made: use --force or give another OUT"
-                )
-            return False
-        try:
-            content = json.loads(record.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{record} is not a readable record: use --force or give another OUT") from error
-        if content.get("settings") != json.loads(json.dumps(settings)):
-            was = content.get("settings", {})
-            changed = sorted(k for k in {*was, *settings} if was.get(k) != json.loads(json.dumps(settings.get(k))))
-            raise UserError(f"{record} was made with other {', '.join(changed)}: use --force or give another OUT")
-        return bool(content.get("complete")) and all(path.exists() for path in files)
-
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON object, indented."""
@@ -105,12 +68,14 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, sep="\t", index=False, na_rep="n/a", float_format="%.6g")
 
 
-def write_image(path: Path, values: np.ndarray[Any, Any], affine: Any, t_r: float | None = None) -> Any:
-    """Write a NIfTI in mm and s with the MNI code, and return the image."""
+def write_image(
+    path: Path, values: np.ndarray[Any, Any], affine: Any, t_r: float | None = None, space: str = "mni"
+) -> Any:
+    """Write a NIfTI in mm and s with NIfTI's code of its space (``"mni"``, ``"scanner"``), and return the image."""
     image = nib.Nifti1Image(values, affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(affine, code="mni")
-    image.set_qform(affine, code="mni")
+    image.set_sform(affine, code=space)
+    image.set_qform(affine, code=space)
     if t_r is not None:
         image.header.set_zooms((*image.header.get_zooms()[:3], t_r))
     with atomic_path(path) as temporary:

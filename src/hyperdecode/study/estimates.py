@@ -48,7 +48,7 @@ from hyperdecode.study.estimate_files import GLMSINGLE, Kind, check_size, kind_o
 from hyperdecode.study.estimate_tables import STIMULUS, TrialTable, all_trials, read_trials
 from hyperdecode.study.images import check_grid, iterate_volumes, open_image, read_image
 
-__all__ = ["Estimates", "find_estimates"]
+__all__ = ["Estimates", "estimates_files", "find_estimates"]
 
 NIFTI = (".nii.gz", ".nii")
 ARRAYS = (".npy", ".safetensors")
@@ -134,6 +134,12 @@ def find_estimates(folder: str | os.PathLike[str], subject: str) -> Estimates:
         )
     _, files, read = there[0]
     return read(files)
+
+
+def estimates_files(folder: str | os.PathLike[str], subject: str) -> list[Path]:
+    """Return every file that `find_estimates` may read; none where there is no such folder."""
+    root = Path(folder)
+    return _files_of(root, subject) if root.is_dir() else []
 
 
 def _files_of(root: Path, subject: str) -> list[Path]:

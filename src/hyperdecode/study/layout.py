@@ -18,14 +18,17 @@ class Layout:
     ----------
     study : pathlib.Path
         The study folder, a raw BIDS dataset with ``study.toml`` and ``stimuli/``.
+    out : pathlib.Path, optional
+        Where derivatives go; default ``STUDY/derivatives/hyperdecode``.
     """
 
     study: Path
+    out: Path | None = None
 
     @property
     def derivatives(self) -> Path:
         """BIDS derivatives of this package."""
-        return self.study / "derivatives" / "hyperdecode"
+        return self.out or self.study / "derivatives" / "hyperdecode"
 
     @property
     def records(self) -> Path:
@@ -51,19 +54,34 @@ class Layout:
         """Test stimulus at the generator's full resolution."""
         return self.derivatives / "stimuli" / name
 
-    def zmap(self, run: BoldRun) -> Path:
-        """z-maps of a run, one volume a trial; the TSV of the same name lists the trials."""
+    def func(self, run: BoldRun, name: str) -> Path:
+        """Return an output of a run: ``sub-../[ses-../]func/STEM_NAME``."""
         folder = self.derivatives / f"sub-{run.subject}"
         folder = folder / f"ses-{run.session}" if run.session else folder
-        return folder / "func" / f"{run.stem}_desc-singletrial_stat-z_statmap.nii.gz"
+        return folder / "func" / f"{run.stem}_{name}"
 
-    def trials(self, run: BoldRun) -> Path:
+    def anat(self, label: str, name: str) -> Path:
+        """Return an output of a subject's anatomy: ``sub-LABEL/anat/sub-LABEL_NAME``."""
+        return self.derivatives / f"sub-{label}" / "anat" / f"sub-{label}_{name}"
+
+    def zmap(self, run: BoldRun, space: str = "") -> Path:
+        """z-maps of a run, one volume a trial; the TSV of the same name lists the trials.
+
+        `space` is the entities of the grid with a trailing underscore, ``"space-T1w_"``; empty for the BOLD's own.
+        """
+        return self.func(run, f"{space}desc-singletrial_stat-z_statmap.nii.gz")
+
+    def trials(self, run: BoldRun, space: str = "") -> Path:
         """Table of the trials behind the volumes of `zmap`."""
-        return self.zmap(run).with_name(f"{run.stem}_desc-singletrial_trials.tsv")
+        return self.func(run, f"{space}desc-singletrial_trials.tsv")
 
-    def mean_functional(self, run: BoldRun) -> Path:
+    def mean_functional(self, run: BoldRun, space: str = "") -> Path:
         """Mean over the volumes of a run."""
-        return self.zmap(run).with_name(f"{run.stem}_desc-mean_boldref.nii.gz")
+        return self.func(run, f"{space}desc-mean_boldref.nii.gz")
+
+    def tsnr(self, run: BoldRun, space: str = "") -> Path:
+        """Temporal signal-to-noise ratio of a run."""
+        return self.func(run, f"{space}stat-tsnr_boldmap.nii.gz")
 
     def subject(self, label: str, name: str) -> Path:
         """Return a subject-level file: ``sub-LABEL/sub-LABEL_NAME``."""

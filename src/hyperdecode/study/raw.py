@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -20,8 +20,19 @@ from hyperdecode.files import atomic_path, write_text
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_json, write_table
 from hyperdecode.study.planned import events_sidecar
+from hyperdecode.study.settings import SimulationSettings
 
-__all__ = ["RunFiles", "Series", "anat_path", "bids_image", "run_files", "run_stem", "write_dataset", "write_series"]
+__all__ = [
+    "RunFiles",
+    "Series",
+    "anat_path",
+    "bids_image",
+    "run_files",
+    "run_stem",
+    "space_code",
+    "write_dataset",
+    "write_series",
+]
 
 README = """{name}
 
@@ -30,8 +41,6 @@ computes from them lies in derivatives/hyperdecode. {origin}
 """
 NOT_BIDS = ("study.toml", "report.html", "table.tsv")
 """Files of a study at the root that BIDS does not know."""
-SPACES = {"mni": "mni", "own": "scanner"}
-"""NIfTI code of the space that a simulated head lies in."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,11 @@ def _add_participants(path: Path, wanted: list[str]) -> None:
             return
         table = pd.concat([found, table], ignore_index=True)
     write_table(path, table)
+
+
+def space_code(made: SimulationSettings) -> Literal["mni", "scanner"]:
+    """Return NIfTI's code of the space of simulated BOLD: a head that moves lies nowhere but in its scanner."""
+    return "mni" if made.head == "mni" and made.motion == 0 else "scanner"
 
 
 def run_stem(study: Path, config: StudyConfig, subject: str, run: int) -> Path:

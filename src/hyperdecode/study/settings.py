@@ -137,16 +137,56 @@ class SimulationSettings(Settings):
 class BoldSettings(Settings):
     """From BOLD to z-maps."""
 
+    source: Literal["auto", "as-is", "raw", "fmriprep", "estimates"] = "auto"
+    """What comes in: raw BOLD (realigned and registered here), fMRIPrep's output, single-trial maps made elsewhere
+    (estimates), or BOLD that lies still on one grid already (as-is). auto: as-is where its header says MNI, else
+    raw."""
+    source_dir: str = ""
+    """Folder of fMRIPrep's output or of the estimates, as seen from the study folder."""
     space: Literal["mni", "native"] = "mni"
-    """Where the BOLD lies: it is used as it is, realigned (and normalised) beforehand."""
-    glm: Literal["lss", "lsa"] = "lss"
-    """One model a trial (lss) or all trials in one model (lsa)."""
+    """Where raw BOLD is taken to, or BOLD as-is lies: MNI space, or the subject's own (that of the first run)."""
+    voxel_size: Annotated[int, Field(ge=1, le=8)] = 2
+    """Voxel size in mm of the MNI grid that raw BOLD is taken to."""
+    fmriprep_space: str = ""
+    """Space of fMRIPrep's BOLD by its entity, MNI152NLin2009cAsym say (empty: the only one that is there)."""
+    fmriprep_res: str = ""
+    """Resolution of fMRIPrep's BOLD by its entity (empty: the only one that is there)."""
+    keep_bold: bool = False
+    """Keep the preprocessed BOLD as NIfTI (large; faster where the HRF is chosen from a library)."""
+    confounds: Annotated[tuple[str, ...], Field(strict=False)] = ("motion",)
+    """Confounds by nilearn's names: motion, high_pass, wm_csf, global_signal, compcor, ica_aroma, scrub. Raw BOLD has
+    motion and scrub."""
+    motion: Literal["basic", "derivatives", "power2", "full"] = "basic"
+    """Motion columns: 6 parameters, with derivatives (12), with squares (12), with both and squares of both (24)."""
+    fd_threshold: Annotated[float, Field(gt=0, le=10)] = 0.5
+    """Framewise displacement in mm above which scrub leaves a volume out."""
+    glm: Literal["lss", "lsa", "ridge"] = "lss"
+    """One model a trial (lss), all trials in one model (lsa), or all trials with a ridge penalty (ridge)."""
+    noise_model: Literal["ols", "ar1"] = "ols"
+    """Noise of the model: white (ols) or autoregressive (ar1)."""
+    hrf: Literal[
+        "spm",
+        "spm + derivative",
+        "spm + derivative + dispersion",
+        "glover",
+        "glover + derivative",
+        "library",
+    ] = "spm"
+    """Haemodynamic response: canonical, with derivatives, or chosen per voxel from a library on training trials."""
     high_pass: Annotated[float, Field(ge=0, le=0.1)] = 0.01
-    """Cut-off of the cosine drift in Hz."""
+    """Cut-off of the cosine drift in Hz (left to fMRIPrep's cosines where high_pass is among the confounds)."""
     slice_time_ref: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Where in the repetition time a volume counts as taken: 0.5 without slice-time correction, or as fMRIPrep does."""
+    """Where in the repetition time a volume counts as taken: 0.5 without slice-time correction (fMRIPrep says)."""
+    voxels: Literal["active", "reliable", "regions", "all"] = "active"
+    """Voxels that the decoder reads: the most active, those most reliable over repeats of training faces, regions of
+    an atlas, or the whole brain."""
     n_voxels: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
-    """Voxels of highest mean z over training trials that the decoder reads."""
+    """How many, for active and reliable; by their mean z over training trials, or their reliability."""
+    regions: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """For regions: names of the atlas (HCP-MMP1: Primary_Visual_Cortex, with _L for the left one), or numbers of
+    region_image's labels."""
+    region_image: str = ""
+    """NIfTI of labels on any grid of the same space, as seen from the study folder (empty: HCP-MMP1)."""
 
 
 class DecodingSettings(Settings):
@@ -221,6 +261,12 @@ class StudyConfig(Settings):
                 f"simulation.shared_noise, physiology and thermal are shares of the noise and sum to {shares:g}, more "
                 "than 1: lower one of them"
             )
+        if self.bold.source in ("fmriprep", "estimates") and not self.bold.source_dir:
+            raise ValueError(
+                f"bold.source = {self.bold.source!r} needs bold.source_dir: name the folder that it lies in"
+            )
+        if self.bold.voxels == "regions" and not self.bold.regions:
+            raise ValueError("bold.voxels = 'regions' needs bold.regions: name at least one")
         trials = stimuli.n_train + stimuli.n_test * stimuli.test_repeats
         if trials < self.schedule.n_runs:
             raise ValueError(f"{trials} trials cannot fill schedule.n_runs = {self.schedule.n_runs} runs: lower it")
