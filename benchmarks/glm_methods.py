@@ -2,9 +2,9 @@
 
     python benchmarks/glm_methods.py [--subjects N] [--spacing S ...] [--seed N] [--threads N] [--json]
 
-Each subject (a tuning, a schedule and noise of its own, voxels of 10 mm, 80 of them decoded from, 300 training faces once and 36 test faces 4
-times in 6 runs, no motion) is scanned once for every time from onset to onset; all models see the same BOLD. The
-noise of a voxel is what the simulator sets for 4.5 s, at every spacing. The faces are those of
+Each subject (a tuning, a schedule and noise of its own; voxels of 10 mm, 80 of them decoded from; 300 training faces
+once and 36 test faces 4 times in 6 runs; no motion) is scanned once for every time from onset to onset; all models see
+the same BOLD. The noise of a voxel is what the simulator sets for 4.5 s, at every spacing. The faces are those of
 ``benchmarks/null_subjects.py``: 16 latents behind random features, so that only the generator is left out. Responses
 peak late or early by region, as the simulator plants them; no model is told. Each model's maps go the product's way:
 voxel mask and ridge decoder on training trials, test trials averaged. Printed, mean and standard error over subjects:
