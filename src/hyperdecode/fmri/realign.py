@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.fmri.gaussnewton import Fit, Reference
+from hyperdecode.fmri.gaussnewton import Fit, Reference, filtered_spline
 from hyperdecode.fmri.resample import values_at
 from hyperdecode.fmri.rigid import framewise_displacement, rigid_matrix, rigid_parameters
 from hyperdecode.fmri.series import Series, in_order
@@ -37,6 +38,10 @@ CANDIDATES = 5
 """Volumes among which the first reference is looked for."""
 WORSE = 1.5
 """A candidate that the others fit this many times worse than the best one is no reference."""
+ROUGH_MM = 0.02
+"""Tolerance of a first look; what comes of it is refined."""
+ENOUGH = 60
+"""Volumes whose mean is the second reference; the mean of more would not differ."""
 POOR = 0.1
 """Share of unexplained variance from which a fit is tried again from far away."""
 LOST, LEAST_SEEN = 1.0, 0.5
@@ -88,8 +93,9 @@ def realign(
 ) -> Motion:
     """Estimate the six rigid parameters of every volume by robust least squares on intensity.
 
-    Every volume is aligned to the first, then to the mean of the realigned volumes, as described in
-    `hyperdecode.fmri.gaussnewton`; a gain of its own and robust weights take up changes of signal.
+    Every volume is aligned to the first, then to the mean of the realigned volumes (of 60 spread evenly over a longer
+    run), as described in `hyperdecode.fmri.gaussnewton`. A gain of its own and robust weights take up changes of
+    signal.
 
     - The *first reference* is the first of the first five volumes that fits the others: for each of them, the median
       error of the other four aligned to it must be less than 1.5 times the least such median. So a first volume that is
@@ -155,7 +161,9 @@ def realign(
     fits = counted(run.follow(run.first_reference(kept[:CANDIDATES]), kept), 0)
     found, fits = _found(fits, kept)
     matrices = _carried(fits, found, n)
-    reference = run.reference(run.mean(matrices, found[~_spikes(fits)]))
+    good = found[~_spikes(fits)]
+    few = np.unique(np.linspace(0, good.size - 1, min(good.size, ENOUGH)).astype(np.intp))
+    reference = run.reference(run.mean(matrices, good[few]))
     found, fits = _found(counted(run.refine(reference, matrices, kept), kept.size), kept)
     matrices = _carried(fits, found, n)
     outliers = np.ones(n, dtype=np.bool_)
@@ -226,8 +234,13 @@ class _Pyramid:
     """One reference image at several levels of smoothing, coarse to fine."""
 
     def __init__(self, image: Volume, affine: FloatArray, smoothing: float, sampling: float) -> None:
+        self.image, self.affine = image, affine
         self.fine = Reference(image, affine, smoothing, sampling)
-        self.levels = [Reference(image, affine, *coarse, band=False) for coarse in COARSE] + [self.fine]
+
+    @cached_property
+    def levels(self) -> list[Reference]:
+        """Coarse to fine; most runs need the fine one alone."""
+        return [Reference(self.image, self.affine, *coarse, band=False) for coarse in COARSE] + [self.fine]
 
     def align(
         self, image: Volume, affine: FloatArray, starts: Iterable[FloatArray], max_iterations: int, tolerance: float
@@ -276,14 +289,15 @@ class _Run:
     def first_reference(self, candidates: NDArray[np.intp]) -> _Pyramid:
         """Return the first of some volumes that the others fit, as `realign` says."""
         volumes = [self._volume(k) for k in candidates]
+        splines = [filtered_spline(volume, self.affine, self.smoothing) for volume in volumes]
 
         def misfit(i: int) -> float:
             try:
                 reference = Reference(volumes[i], self.affine, self.smoothing, self.sampling)
             except UserError:
                 return np.inf
-            splines = (reference.prepare(other, self.affine) for j, other in enumerate(volumes) if j != i)
-            fits = [reference.align(spline, self.to_voxel, np.eye(4), max_iterations=10) for spline in splines]
+            others = [spline for j, spline in enumerate(splines) if j != i]
+            fits = [reference.align(o, self.to_voxel, np.eye(4), tolerance=ROUGH_MM) for o in others]
             return float(np.median([fit.error for fit in fits])) if fits else 0.0
 
         misfits = np.array(list(in_order(misfit, ((i,) for i in range(len(volumes))), self.threads)))
@@ -300,7 +314,7 @@ class _Run:
         def block(volumes: NDArray[np.intp]) -> list[Fit]:
             fits, start = [], np.eye(4)
             for k in volumes:
-                fits.append(self._align(reference, k, start))
+                fits.append(self._align(reference, k, start, max(self.tolerance, ROUGH_MM)))
                 start = fits[-1].matrix if fits[-1].unexplained < POOR else start
             return fits
 
@@ -309,7 +323,7 @@ class _Run:
 
     def refine(self, reference: _Pyramid, starts: FloatArray, which: NDArray[np.intp]) -> Iterator[Fit]:
         """Align volumes, each from a start of its own."""
-        return in_order(self._align, ((reference, k, starts[k]) for k in which), self.threads)
+        return in_order(self._align, ((reference, k, starts[k], self.tolerance) for k in which), self.threads)
 
     def mean(self, matrices: FloatArray, which: NDArray[np.intp]) -> Volume:
         """Mean of realigned volumes on the reference's grid; 0 where none of them sees a voxel."""
@@ -326,16 +340,16 @@ class _Run:
     def _volume(self, k: int) -> Volume:
         return _finite(self.series.volume(k))
 
-    def _align(self, reference: _Pyramid, k: int, start: FloatArray) -> Fit:
+    def _align(self, reference: _Pyramid, k: int, start: FloatArray, tolerance: float) -> Fit:
         """Align one volume; from coarse to fine when that leaves much unexplained."""
         volume = self._volume(k)
         spline = reference.fine.prepare(volume, self.affine)
         fit = reference.fine.align(
-            spline, self.to_voxel, start, max_iterations=self.max_iterations, tolerance=self.tolerance
+            spline, self.to_voxel, start, max_iterations=self.max_iterations, tolerance=tolerance
         )
         if fit.unexplained < POOR and fit.seen >= LEAST_SEEN:
             return fit
-        far = reference.align(volume, self.affine, [start, np.eye(4)], self.max_iterations, self.tolerance)
+        far = reference.align(volume, self.affine, [start, np.eye(4)], self.max_iterations, tolerance)
         return min(fit, far, key=_badness)
 
 
