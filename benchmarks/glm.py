@@ -10,7 +10,8 @@ nilearn's masking out and give `run_glm` the array itself. Threads are set alike
 the repeats, the peer's is one run. ``max_diff`` is the largest difference between z-maps. `FirstLevelModel` scales
 single-precision BOLD in single precision, which for AR(1) takes a voxel whose coefficient lies on the edge of its bin
 (within a ten-millionth) to the other side: ``voxels_apart`` counts the voxels that differ by more than 1e-4, and one in
-10,000 may; on the bare array none may. A claim that is missed is printed as missed. ``--growth`` prints how our time grows with voxels, volumes and trials.
+10,000 may; on the bare array none may. A claim that is missed is printed as missed. ``--growth`` prints how our time
+grows with voxels, volumes and trials.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -236,6 +238,29 @@ def test_block_size_changes_nothing(run):
     bold, onsets, durations, _ = run
     one, many = (single_trial_zmaps(bold, onsets, durations, T_R, block=b).z for b in (1, 10_000))
     np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "noise_model"), [("lss", "ols"), ("lss", "ar1"), ("lsa", "ar1"), ("ridge", "ar1")])
+def test_memory_grows_with_the_block_and_not_with_the_voxels(method, noise_model):
+    n_volumes, n_trials, block = 120, 40, 1000
+    onsets = 3.0 + 4.0 * np.arange(n_trials)
+
+    def peak(n_voxels, block):
+        """Return the most bytes held beside input and output."""
+        bold = np.random.default_rng(0).standard_normal((n_volumes, n_voxels)).astype(np.float32) + 100
+        tracemalloc.start()
+        maps = single_trial_zmaps(
+            bold, onsets, np.ones(n_trials), T_R, method=method, noise_model=noise_model, block=block
+        )
+        most = tracemalloc.get_traced_memory()[1] - maps.z.nbytes - maps.beta.nbytes
+        tracemalloc.stop()
+        return most
+
+    peak(100, block)  # what is compiled and cached once
+    one, wide = peak(4 * block, block), peak(4 * block, 2 * block)
+    per_voxel = 2 * n_volumes + (18 if method == "ridge" else 10) * n_trials
+    assert wide - one < 8 * block * per_voxel
+    assert peak(8 * block, block) < 1.1 * one
 
 
 def test_scale_of_a_voxel_does_not_matter(run):

@@ -111,8 +111,9 @@ def single_trial_zmaps(
     slice_time_ref : float
         Where in the repetition time a volume counts as taken, 0 (start) to 1.
     block : int
-        Voxels worked on at a time; bounds the memory at about ``8 * block * (4 n_trials + 3 n_volumes)`` bytes
-        beside input and output (and, for ``ar1``, tables of ``8 n_trials^2`` bytes a coefficient present).
+        Voxels worked on at a time; bounds the memory at about ``8 * block * (2 n_volumes + 10 n_trials)`` bytes beside
+        input and output (18 instead of 10 for ``ridge``), and, for ``ar1``, tables of some ``8 n_trials^2`` bytes for
+        each coefficient present.
     hrf_index : array-like of int, shape (n_voxels,), optional
         For ``hrf="library"``: each voxel's response in `hyperdecode.fmri.hrf.LIBRARY`, from `best_hrf`.
 
