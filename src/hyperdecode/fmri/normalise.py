@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
+from scipy import linalg, ndimage
 
 from hyperdecode.fmri.anatomy import Anatomy, register_anatomy
 from hyperdecode.fmri.grids import Volume, apply_affine, carry, grid_points, inverse, read_volume, shift
@@ -111,8 +111,11 @@ def normalise(mean_epi: Any, anatomy: Anatomy) -> Normalisation:
 def register_epi(mean_epi: Any, template: Template | None = None) -> Normalisation:
     """Register a mean functional to a template of its own contrast, for a subject without a T1w.
 
-    As `register_anatomy`, brain only: rigid by mutual information from several starting points, affine, then SyN with
-    local cross-correlation. What of the template lies outside the field of view is left out of the SyN.
+    1. Rigid, mutual information, from the starting points of `normalise`.
+    2. Affine, from both sides: with points of the functional's brain the template shrinks into it, with points of the
+       template's brain it grows; the matrix half-way is kept.
+    3. SyN on what lies inside both brains: the functional's mask holds the fluid around the brain, the template's does
+       not. What of the template lies outside the field of view is left out.
 
     Parameters
     ----------
@@ -137,15 +140,35 @@ def register_epi(mean_epi: Any, template: Template | None = None) -> Normalisati
     inside = epi_mask(epi)
     brain = epi.masked(inside)
     target = Volume(fixed.brain, fixed.affine)
-    matrix = _rigid(brain, inside, target, fixed.mask)
-    near = ndimage.binary_dilation(inside)
+    epi_from_template = inverse(_rigid(brain, inside, target, fixed.mask))
     for level in (COARSE, MIDDLE, FINE):
-        matrix, _ = climb(draw_samples(brain, near, target, level), matrix, "affine")
-    epi_from_template = inverse(matrix)
+        epi_from_template = _affine_from_both_sides(brain, inside, fixed, epi_from_template, level)
+    both = inside & (carry(fixed.mask, fixed.affine, inverse(epi_from_template), inside.shape, epi.affine) > 0.5)
+    if both.any():
+        brain = epi.masked(both)
+    cut = np.where(_seen(epi, fixed, epi_from_template), fixed.brain, 0).astype(np.float32)
+    still = Template(cut, fixed.mask, fixed.affine)
+    return Normalisation(np.eye(4), epi_from_template, *find_warp(still, brain, epi_from_template))
+
+
+def _affine_from_both_sides(
+    epi: Volume, inside: NDArray[np.bool_], fixed: Template, epi_from_template: FloatArray, level: Level
+) -> FloatArray:
+    target = Volume(fixed.brain, fixed.affine)
+    near = ndimage.binary_dilation(inside)
+    there, _ = climb(draw_samples(epi, near, target, level), inverse(epi_from_template), "affine")
+    around = ndimage.binary_dilation(fixed.mask, iterations=2) & _seen(epi, fixed, inverse(there))
+    if not around.any():
+        return inverse(there)
+    back, _ = climb(draw_samples(target, around, epi, level), inverse(there), "affine")
+    halfway = linalg.expm((linalg.logm(inverse(there)) + linalg.logm(back)) / 2)
+    return np.asarray(np.real(halfway), dtype=np.float64)
+
+
+def _seen(epi: Volume, fixed: Template, epi_from_template: FloatArray) -> NDArray[np.bool_]:
+    """Return the template's voxels that lie in the functional's field of view."""
     everywhere = np.ones(epi.values.shape, np.float32)
-    seen = carry(everywhere, epi.affine, epi_from_template, fixed.mask.shape, fixed.affine) > 0.5
-    cut = Template(np.where(seen, fixed.brain, 0).astype(np.float32), fixed.mask, fixed.affine)
-    return Normalisation(np.eye(4), epi_from_template, *find_warp(cut, brain, epi_from_template))
+    return np.asarray(carry(everywhere, epi.affine, epi_from_template, fixed.mask.shape, fixed.affine) > 0.5)
 
 
 def epi_mask(epi: Volume) -> NDArray[np.bool_]:
