@@ -216,3 +216,20 @@ def test_mixed_headers_need_a_word_from_the_user(study, run):
     with pytest.raises(UserError, match="set bold.source to raw or as-is"):
         run(study, with_bold(), "zmaps")
     assert run(study, with_bold(source="as-is"), "zmaps").ran
+
+
+def test_raw_bold_in_its_own_space_through_to_the_report(as_is, study, run):
+    result = run(study, with_bold(source="raw", space="native", confounds=("scrub",)))
+    text = result.report.read_text()
+    assert "realigned to the first volume and then to the mean, brought to the mean of the first run" in text
+    for title in ("Head motion", "Temporal signal-to-noise ratio", "Design matrix", "Distribution of z"):
+        assert title in text
+    # The simulated head lies still: realigning it moves next to nothing, so z is that of the BOLD as it lies.
+    ours, theirs = (np.asarray(nib.load(zmap(s, 1)).dataobj, np.float64) for s in (as_is, study))
+    both = np.isfinite(ours).all(axis=3) & np.isfinite(theirs).all(axis=3)
+    both &= (ours != 0).any(axis=3) & (theirs != 0).any(axis=3)
+    assert both.sum() > 200
+    assert np.corrcoef(ours[both].ravel(), theirs[both].ravel())[0, 1] > 0.8
+    motion = pd.read_csv(func(study, 1, "x").parents[2] / "derivatives" / "hyperdecode" / "sub-01" / "func"
+                         / f"sub-01_{TASK}_run-01_desc-confounds_timeseries.tsv", sep="\t")  # fmt: skip
+    assert motion[["trans_x", "trans_y", "trans_z"]].abs().to_numpy().max() < 0.3

@@ -459,3 +459,14 @@ def test_a_whole_brain_at_2_mm_streams_to_the_disk(tmp_path):
     assert peak < 4_000_000  # kB
     # What comes after the first pieces takes no more room: the whole run would be twice `size` x 160 bytes.
     assert late - early < 0.3 * 2 * size * 160 / 1024
+
+
+def test_what_a_killed_run_left_is_no_data_of_a_scanner(copied, tiny_generator):
+    left = func(copied, 1, "bold.nii.gz")
+    left.with_name(f".{left.name}.x7.nii.gz").write_bytes(b"half")
+    assert work(copied, settings(), tiny_generator) == []
+
+
+def test_the_header_says_whether_the_head_lies_in_mni_space(seeing, moving):
+    codes = [int(bold(study)[0].header["sform_code"]) for study in (seeing, moving)]
+    assert codes == [4, 1]

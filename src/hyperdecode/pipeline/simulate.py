@@ -287,7 +287,7 @@ class _Simulation:
 
 
 def _refuse_real_data(study: Path, config: StudyConfig) -> None:
-    for bold in study.glob("sub-*/**/*_bold.nii*"):
+    for bold in study.glob("sub-*/**/[!.]*_bold.nii*"):
         sidecar = bold.with_name(f"{bold.name[: bold.name.rindex('_bold.')]}_bold.json")
         try:
             ours = json.loads(sidecar.read_text(encoding="utf-8")).get("Manufacturer") == MANUFACTURER
