@@ -2,8 +2,8 @@
 
     python benchmarks/normalise.py [--json] [--heads N] [--seed N] [--voxel-size MM] [--starts N]
 
-Each head has a shape of its own (`hyperdecode.simulation.head.grow_head`): a mean EPI and a T1w with skull and scalp, and
-for each voxel of the EPI its true MNI position. For each head:
+Each head has a shape of its own (`hyperdecode.simulation.head.grow_head`): a mean EPI and a T1w with skull and scalp,
+and for each voxel of the EPI its true MNI position. For each head:
 
 - rigid: the EPI is moved by up to 20 mm and 15 degrees, ``--starts`` times, and put back on the T1w (`normalise`); the
   error is the distance from the true place, mean over the brain, the largest of the starts;

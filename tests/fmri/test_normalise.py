@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from hyperdecode.errors import UserError
-from hyperdecode.fmri.grids import Volume
+from hyperdecode.fmri.grids import Volume, read_volume
 from hyperdecode.fmri.mutualinfo import Level, climb, draw_samples, mutual_information
 from hyperdecode.fmri.normalise import (
     Anatomy,
@@ -51,7 +51,7 @@ def brain_points(template):
     return grid_points(template.mask.shape, template.affine)[template.mask.ravel()][::13]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_the_rigid_step_does_not_depend_on_where_it_starts(epi, anatomy, template, seed):
     """From 20 mm and 15 degrees away in any direction it comes back to the same place."""
     rng = np.random.default_rng(seed)
@@ -65,6 +65,11 @@ def test_the_rigid_step_does_not_depend_on_where_it_starts(epi, anatomy, templat
     assert error.mean() < 0.7 and error.max() < 1.5
 
 
+@pytest.fixture(scope="module")
+def straight(epi, anatomy, template):
+    return normalise(epi, anatomy).to_epi(brain_points(template))
+
+
 def turned(image, code):
     """The same image with its axes in another order and direction."""
     now = nib.orientations.io_orientation(image.affine)
@@ -74,19 +79,24 @@ def turned(image, code):
     return out
 
 
-@pytest.mark.parametrize("code", ["LAS", "PSR", "LPI"])
-def test_flipped_functionals_give_the_same_answer(epi, anatomy, template, code):
-    points = brain_points(template)
-    straight = normalise(epi, anatomy).to_epi(points)
-    np.testing.assert_allclose(normalise(turned(epi, code), anatomy).to_epi(points), straight, atol=1e-3)
+@pytest.mark.parametrize("code", ["LAS", "PIR"])
+def test_flipped_functionals_give_the_same_answer(epi, anatomy, template, straight, code):
+    found = normalise(turned(epi, code), anatomy).to_epi(brain_points(template))
+    np.testing.assert_allclose(found, straight, atol=1e-3)
 
 
-def test_an_oblique_functional_gives_the_same_answer(epi, anatomy, template):
-    points = brain_points(template)
-    straight = normalise(epi, anatomy).to_epi(points)
+def test_every_image_is_turned_the_same_way_before_it_is_looked_at(epi):
+    plain = read_volume(epi, "it")
+    for code in ("LAS", "LPI", "PSR", "SAL"):
+        other = read_volume(turned(epi, code), "it")
+        np.testing.assert_array_equal(other.values, plain.values)
+        np.testing.assert_allclose(other.affine, plain.affine, atol=1e-9)
+
+
+def test_an_oblique_functional_gives_the_same_answer(epi, anatomy, template, straight):
     tilt = rigid_matrix([3, -8, 5, 0.3, 0.05, -0.1], [0, 0, 0])
     oblique = nib.Nifti1Image(np.asarray(epi.dataobj), tilt @ epi.affine)
-    found = normalise(oblique, anatomy).to_epi(points)
+    found = normalise(oblique, anatomy).to_epi(brain_points(template))
     assert np.linalg.norm(found - apply_affine(tilt, straight), axis=1).max() < 0.1
 
 
