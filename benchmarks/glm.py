@@ -77,7 +77,8 @@ def simulated(n_voxels: int, n_volumes: int, n_trials: int) -> Run:
     for k in range(1, n_volumes):
         noise[k] += rho * noise[k - 1]
     length = n_volumes * T_R
-    return Run(1000 + 10 * noise, 4 + (length - 14) / n_trials * np.arange(n_trials))
+    onsets = 4 + (length - 14) / n_trials * np.arange(n_trials, dtype=np.float64)
+    return Run(1000 + 10 * noise, onsets)
 
 
 def nilearn_model(run: Run, noise_model: NoiseModel, kinds: list[str], asked: list[str]) -> tuple[float, Array]:

@@ -15,15 +15,18 @@ voxel mask and ridge decoder on training trials, test trials averaged. Printed, 
 - ``identification``: two-way identification by that correlation (chance 0.5);
 - each minus that of ``lss ols spm``, paired by subject.
 
-``library`` means the HRF chosen for each voxel by the training trials of all runs (`choose_hrf`).
+``library`` means the HRF chosen for each voxel by the training trials of all runs (`choose_hrf`); ``true delay`` the
+entry of the library that is most like the response that was planted, which no analysis can know: what a perfect
+choice would be worth.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,14 +34,17 @@ from null_subjects import LEAD_IN, LEAD_OUT, ON, T_R, Size, World, make_world
 from numpy.typing import NDArray
 
 from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.errors import DataWarning
 from hyperdecode.evaluation.identification import identification_accuracy
 from hyperdecode.evaluation.metrics import correlation_scores
-from hyperdecode.fmri.hrf import best_hrf, choose_hrf
+from hyperdecode.fmri.design import frame_times, trial_columns
+from hyperdecode.fmri.hrf import CANONICAL, best_hrf, choose_hrf, hrf_library
 from hyperdecode.fmri.mask import voxel_mask
 from hyperdecode.fmri.singletrial import Hrf, Method, NoiseModel, single_trial_zmaps
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.simulation.bold import simulate_run
 from hyperdecode.simulation.head import grow_head
+from hyperdecode.simulation.hrf import SLICE_TIME_REF, delayed_response
 from hyperdecode.simulation.noise import noise_sd
 from hyperdecode.simulation.responses import SimulatedSubject, grow_subject
 from hyperdecode.split import Split
@@ -50,7 +56,8 @@ SIZE = Size(n_train=300, n_test=36, test_repeats=4, n_runs=6)
 VOXEL_SIZE, N_VOXELS = 10.0, 80
 SPACINGS = (3.0, 4.5, 6.0)
 NOISE_SPACING = 4.5
-MODELS: tuple[tuple[Method, NoiseModel, Hrf], ...] = (
+TRUE_DELAY: Final = "true delay"
+MODELS: tuple[tuple[Method, NoiseModel, Hrf | Literal["true delay"]], ...] = (
     ("lss", "ols", "spm"),
     ("lss", "ar1", "spm"),
     ("lsa", "ols", "spm"),
@@ -59,8 +66,9 @@ MODELS: tuple[tuple[Method, NoiseModel, Hrf], ...] = (
     ("ridge", "ar1", "spm"),
     ("lss", "ols", "spm + derivative"),
     ("lss", "ols", "library"),
+    ("lss", "ols", TRUE_DELAY),
     ("ridge", "ols", "library"),
-    ("ridge", "ar1", "library"),
+    ("ridge", "ols", TRUE_DELAY),
 )
 REFERENCE = MODELS[0]
 SCORES = ("amplitude", "latents", "identification")
@@ -113,10 +121,24 @@ def scanned(world: World, subject: SimulatedSubject, own: int, spacing: float) -
 def hrf_of_voxels(runs: list[Run]) -> NDArray[np.intp]:
     """Choose every voxel's HRF by the training trials of all runs."""
     scores = [
-        choose_hrf(bold, t["onset"], t["duration"], T_R, (t["trial_type"] == "train").to_numpy(), slice_time_ref=0.5)
+        choose_hrf(
+            bold, t["onset"], t["duration"], T_R, (t["trial_type"] == "train").to_numpy(), slice_time_ref=SLICE_TIME_REF
+        )
         for t, _, bold in runs
     ]
     return best_hrf(np.sum(scores, axis=0))
+
+
+def true_hrf(subject: SimulatedSubject) -> NDArray[np.intp]:
+    """Return the library's entry closest to each brain voxel's planted response."""
+    times = frame_times(100, 0.4, SLICE_TIME_REF)
+    library = trial_columns([0.0], [ON], times, hrf_library(0.4))[:, :, 0]
+    library /= np.linalg.norm(library, axis=1, keepdims=True)
+    delays, of = np.unique(subject.hrf_delay, return_inverse=True)
+    planted = np.stack([delayed_response([0.0], [ON], times, float(delay))[:, 0] for delay in delays])
+    index = np.full(subject.head.brain.size, CANONICAL)
+    index[subject.voxels] = (library @ planted.T).argmax(axis=0)[of]
+    return index[subject.head.brain.ravel()]
 
 
 def scored(world: World, subject: SimulatedSubject, runs: list[Run], maps: list[Array], seed: int) -> dict[str, float]:
@@ -139,7 +161,10 @@ def scored(world: World, subject: SimulatedSubject, runs: list[Run], maps: list[
     train, roles = split.training_rows, [split.roles[row] for row in split.training_rows]
     chosen = voxel_mask(split.training(z), roles, N_VOXELS).selected
     targets = latents[[names[split.stimuli[row]] for row in train]]
-    decoder = RidgeDecoder(seed=seed).fit(z[train][:, chosen], targets, roles=roles)
+    with warnings.catch_warnings():
+        # Some maps tell nothing, and the decoder says so.
+        warnings.simplefilter("ignore", DataWarning)
+        decoder = RidgeDecoder(seed=seed).fit(z[train][:, chosen], targets, roles=roles)
     predicted = decoder.predict(split.test_averages(z[:, chosen]))
     similar = correlation_scores(predicted, latents[[names[name] for name in split.test_stimuli]], targets.mean(axis=0))
     return {
@@ -154,7 +179,7 @@ def compared(world: World, index: int, spacing: float, seed: int) -> list[dict[s
     own = derived_seed(seed, "subject", index)
     subject = grow_subject(world.bank, world.head, seed=derived_seed(own, "tuning"), noise_ceiling=0.1)
     runs = scanned(world, subject, own, spacing)
-    chosen = hrf_of_voxels(runs)
+    hrfs: dict[str, NDArray[np.intp]] = {"library": hrf_of_voxels(runs), TRUE_DELAY: true_hrf(subject)}
     rows = []
     for method, noise_model, hrf in MODELS:
         maps = []
@@ -166,9 +191,9 @@ def compared(world: World, index: int, spacing: float, seed: int) -> list[dict[s
                 T_R,
                 method=method,
                 noise_model=noise_model,
-                hrf=hrf,
-                hrf_index=chosen if hrf == "library" else None,
-                slice_time_ref=0.5,
+                hrf="library" if hrf == TRUE_DELAY else hrf,
+                hrf_index=hrfs.get(hrf),
+                slice_time_ref=SLICE_TIME_REF,
             ).z
             maps.append(z.astype(np.float64))
         model = f"{method} {noise_model} {hrf}"

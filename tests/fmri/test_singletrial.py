@@ -11,8 +11,8 @@ from nilearn.glm.first_level.design_matrix import create_cosine_drift
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.fmri.autoregression import SeparateAR1
-from hyperdecode.fmri.design import cosine_drift, frame_times, nuisance_matrix, trial_regressors
-from hyperdecode.fmri.hrf import CANONICAL, LIBRARY
+from hyperdecode.fmri.design import cosine_drift, frame_times, nuisance_matrix, trial_columns, trial_regressors
+from hyperdecode.fmri.hrf import CANONICAL, LIBRARY, hrf_kernels
 from hyperdecode.fmri.singletrial import single_trial_zmaps, z_from_t
 from hyperdecode.fmri.solvers import Design, orthonormal
 from hyperdecode.fmri.trialridge import PENALTIES
@@ -158,14 +158,20 @@ def ridge_by_hand(y, x, fixed, penalty):
     return amplitude @ inverse @ columns.T @ y, sd, (residual @ residual) / freedom**2
 
 
-@pytest.mark.parametrize("noise_model", ["ols", "ar1"])
-def test_ridge_is_the_posterior_at_the_penalty_of_least_gcv(run, noise_model):
+@pytest.mark.parametrize(("noise_model", "hrf"), [("ols", "spm"), ("ar1", "spm"), ("ols", "spm + derivative")])
+def test_ridge_is_the_posterior_at_the_penalty_of_least_gcv(run, noise_model, hrf):
     bold, onsets, durations, _ = run
     times = frame_times(N_VOLUMES, T_R)
-    raw = trial_regressors(onsets, durations, times)
+    raw, *derivatives = trial_columns(onsets, durations, times, hrf_kernels(hrf, T_R))
     nuisance = nuisance_matrix(times, 0.01)
-    x = raw - nuisance @ np.linalg.lstsq(nuisance, raw, rcond=None)[0]
-    ours = single_trial_zmaps(bold, onsets, durations, T_R, method="ridge", noise_model=noise_model)
+    for derivative in derivatives:
+        # The common response's derivative, orthogonal to it as much as a trial's is to its own on average.
+        slope = ((raw * derivative).sum(axis=0) / (raw**2).sum(axis=0)).mean()
+        common = derivative.sum(axis=1) - slope * raw.sum(axis=1)
+        nuisance = np.column_stack([nuisance, common])
+    drift = nuisance_matrix(times, 0.01)
+    x = raw - drift @ np.linalg.lstsq(drift, raw, rcond=None)[0]
+    ours = single_trial_zmaps(bold, onsets, durations, T_R, method="ridge", noise_model=noise_model, hrf=hrf)
 
     def best(y, rho):
         def white(a):
