@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.fmri.gaussnewton import Reference
 from hyperdecode.fmri.realign import align_to, framewise_displacement, realign, rigid_matrix, rigid_parameters
 from hyperdecode.fmri.resample import resample
 
@@ -97,11 +98,12 @@ def test_the_mean_is_that_of_the_realigned_volumes(series, motion):
 
 def test_large_motion_within_a_run(head, inside):
     rng = np.random.default_rng(6)
-    moves = np.array([[0] * 6, [0] * 6, [9, -8, 7, 0.12, -0.1, 0.15], [-6, 9, 9, -0.15, 0.1, 0], [0] * 6], float)
+    far = [[-13.4, 10.4, 18.4, -0.22, -0.18, -0.33], [-4.3, 12.3, -15.2, -0.19, 0.21, -0.2]]
+    moves = np.array([[0] * 6, far[0], [0] * 6, far[1], [0] * 6], float)
     truth = np.stack([rigid_matrix(p, inside.mean(axis=0)) for p in moves])
     volumes = np.stack([seen_by_scanner(head, m, rng) for m in truth], axis=-1)
     errors = displacements(realign(volumes, AFFINE).matrices, truth, inside)
-    assert displacements(np.tile(np.eye(4), (5, 1, 1)), truth, inside).max() > 15
+    assert displacements(np.tile(np.eye(4), (5, 1, 1)), truth, inside).max() > 20
     assert errors.max() < 0.06
 
 
@@ -182,6 +184,7 @@ EMPTY = {
     "nan": lambda v, rng: v + np.nan,
     "inf": lambda v, rng: v + np.inf,
     "no head": lambda v, rng: rng.uniform(0, 1000, v.shape),
+    "back to front": lambda v, rng: v[:, ::-1],
 }
 
 
@@ -214,6 +217,18 @@ def test_a_first_volume_that_is_a_spike_is_passed_over(series, inside, name):
     assert displacements(found.matrices, truth, inside, first=1)[2:].mean() < 0.02
     if name in EMPTY:
         np.testing.assert_array_equal(found.matrices[0], found.matrices[1])
+
+
+def test_a_fit_tells_gain_and_what_is_left(head):
+    """From a start 5 mm off, where the gain at first sight is wrong."""
+    rng = np.random.default_rng(12)
+    still, moved = np.eye(4), rigid_matrix([3.0, -3, 3, 0, 0, 0], np.zeros(3))
+    image, volume = (seen_by_scanner(head, m, rng).astype(np.float32) for m in (still, moved))
+    reference = Reference(image, AFFINE, 5.0, 4.0)
+    fit = reference.align(reference.prepare(np.float32(1.2) * volume, AFFINE), np.linalg.inv(AFFINE), still)
+    assert fit.gain == pytest.approx(1.2, rel=0.01)
+    np.testing.assert_allclose(fit.matrix, moved, atol=0.03)
+    assert fit.seen > 0.9 and fit.error < 0.03 and fit.unexplained < 0.05
 
 
 def test_a_volume_with_a_few_bad_voxels_is_no_spike(series, motion):
