@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["set_threads", "usable_cores"]
+__all__ = ["default_threads", "set_threads", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -18,6 +18,15 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass
     return cores
+
+
+def default_threads() -> int:
+    """Return how many threads work of our own may use: what `set_threads` or OMP_NUM_THREADS says, else all cores.
+
+    The environment carries the choice, so that it is that of BLAS and OpenMP too, and of processes started later.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(int(said), usable_cores())) if said.isdigit() else usable_cores()
 
 
 def set_threads(n: int | None = None) -> int:

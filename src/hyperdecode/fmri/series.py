@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.threads import usable_cores
+from hyperdecode.threads import default_threads
 
 __all__ = ["Series", "in_order"]
 
@@ -91,7 +91,7 @@ def in_order(work: Callable[..., T], arguments: Iterable[tuple[Any, ...]], threa
     UserError
         When `threads` is less than 1.
     """
-    count = usable_cores() if threads is None else threads
+    count = default_threads() if threads is None else threads
     if count < 1:
         raise UserError(f"the number of threads must be at least 1, got {count}")
     if count == 1:

@@ -32,7 +32,7 @@ def quality_inputs(chain: SubjectChain) -> list[Path]:
         return files
     for run in chain.runs:
         made = chain.singles.files(run)
-        files += [made[key] for key in ("mean", "tsnr", "sidecar")]
+        files += [made[key] for key in ("mean", "tsnr", "sidecar", "quality", "carpet")]
         table = _motion_table(chain.singles.source, run)
         files += [table] if table is not None else []
     raw = _raw(chain.singles.source)
@@ -48,7 +48,7 @@ def quality_figures(chain: SubjectChain) -> list[Figure]:
         raw = _raw(singles.source)
         if raw is not None and raw.in_mni:
             figures.append(Figure("Registration", raw.figure.read_bytes(), raw.figure_caption))
-        figures += [_tsnr(singles), _design(singles)]
+        figures += [_tsnr(singles), _carpet(singles), _design(singles)]
     return [*figures, *_z_values(chain)]
 
 
@@ -90,6 +90,17 @@ def _tsnr(singles: SingleTrials) -> Figure:
     ratio = np.mean([np.nan_to_num(np.asarray(image.dataobj, np.float32)) for image in maps], axis=0)
     mean = np.nan_to_num(np.asarray(means[0].dataobj, np.float32))
     return tsnr_figure(ratio, mean, ratio > 0, maps[0].affine)
+
+
+def _carpet(singles: SingleTrials) -> Figure:
+    """Every voxel of the run with the largest jump of the signal."""
+    worst = max(singles.source.runs, key=lambda run: _largest_jump(singles.files(run)["quality"]))
+    caption = f"{worst.stem}, the run with the largest jump. {singles.model(worst)['Carpet']}"
+    return Figure("The run at a glance", singles.files(worst)["carpet"].read_bytes(), caption)
+
+
+def _largest_jump(quality: Path) -> float:
+    return float(np.nanmax(pd.read_csv(quality, sep="\t")["std_dvars"], initial=0.0))
 
 
 def _design(singles: SingleTrials) -> Figure:

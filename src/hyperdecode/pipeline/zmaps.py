@@ -17,12 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.files import atomic_path
 from hyperdecode.fmri.design import cosine_drift, frame_times
 from hyperdecode.fmri.hrf import LIBRARY, best_hrf, choose_hrf
 from hyperdecode.fmri.quality import dvars, tsnr
 from hyperdecode.fmri.singletrial import single_trial_zmaps
 from hyperdecode.pipeline.records import Step
-from hyperdecode.pipeline.sources import BoldSource, CleanSeries
+from hyperdecode.pipeline.sources import BoldSource, CleanSeries, KeptBold
+from hyperdecode.report.boldquality import carpet_figure
 from hyperdecode.stimuli.schedule import REPEAT
 from hyperdecode.study.bids import BoldRun
 from hyperdecode.study.derivatives import write_image, write_json, write_table
@@ -124,7 +126,9 @@ class SingleTrials:
     def files(self, run: BoldRun) -> dict[str, Path]:
         """Return the outputs of a run."""
         space = self.source.space
-        return {
+        brain = {} if isinstance(self.source, KeptBold) else {"brain": f"{space}desc-brain_mask.nii.gz"}
+        own = {key: self.layout.func(run, name) for key, name in brain.items()}
+        return own | {
             "zmap": self.layout.zmap(run, space),
             "trials": self.layout.trials(run, space),
             "sidecar": self.layout.zmap(run, space).with_name(
@@ -133,6 +137,7 @@ class SingleTrials:
             "mean": self.layout.mean_functional(run, space),
             "tsnr": self.layout.tsnr(run, space),
             "quality": self.layout.func(run, f"{space}desc-quality_timeseries.tsv"),
+            "carpet": self.layout.func(run, f"{space}desc-carpet_bold.png"),
         }
 
     def model(self, run: BoldRun) -> dict[str, Any]:
@@ -181,9 +186,15 @@ class SingleTrials:
         drift = cosine_drift(frame_times(len(clean.values), clean.t_r), self.bold.high_pass)
         ratio = tsnr(clean.values, drift)
         write_image(files["tsnr"], clean.volume(ratio, 0.0), affine, space=space)
-        write_table(files["quality"], pd.DataFrame({"std_dvars": dvars(clean.values)}))
-        write_json(files["sidecar"], self._sidecar(clean, maps.dof))
         finite = np.isfinite(clean.values).all(axis=0)
+        if "brain" in files:
+            write_image(files["brain"], clean.volume(finite.astype(np.uint8), 0), affine, space=space)
+        jumps = dvars(clean.values)
+        write_table(files["quality"], pd.DataFrame({"std_dvars": jumps}))
+        carpet = carpet_figure(clean.values, clean.t_r, dvars=jumps)
+        with atomic_path(files["carpet"]) as temporary:
+            temporary.write_bytes(carpet.png)
+        write_json(files["sidecar"], self._sidecar(clean, maps.dof) | {"Carpet": carpet.caption})
         return {
             "n_trials": len(table),
             "n_events_without_trial": int((~chosen).sum()),

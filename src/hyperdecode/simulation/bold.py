@@ -25,7 +25,7 @@ from hyperdecode.simulation.noise import (
     volume_generator,
     wave_phase,
 )
-from hyperdecode.threads import usable_cores
+from hyperdecode.threads import default_threads
 
 if TYPE_CHECKING:
     from hyperdecode.simulation.head import Head
@@ -172,7 +172,7 @@ class SimulatedRun:
             The next `chunk` volumes, fewer at the end; in Fortran order, as NIfTI stores them.
         """
         state: Volume | None = None
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(default_threads()) as pool:
             for first in range(0, self.n_volumes, self.chunk):
                 at = range(first, min(first + self.chunk, self.n_volumes))
                 with threadpool_limits(1):  # volumes side by side, each on one thread
