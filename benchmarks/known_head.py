@@ -42,7 +42,8 @@ from hyperdecode.fmri.normalise import Anatomy, Normalisation, Template, apply_a
 from hyperdecode.fmri.realign import Motion, framewise_displacement
 from hyperdecode.generators import load_generator
 from hyperdecode.generators.base import Generator
-from hyperdecode.pipeline import preprocess as pipeline
+from hyperdecode.pipeline import spatial
+from hyperdecode.pipeline.preprocess import preprocess
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.simulation.bold import head_centre
@@ -50,6 +51,7 @@ from hyperdecode.simulation.head import Head, grow_head
 from hyperdecode.simulation.motion import rigid_matrices
 from hyperdecode.study.config import StudyConfig, preset, write_config
 from hyperdecode.study.raw import run_files
+from hyperdecode.study.settings import BoldSettings
 from hyperdecode.study.stimulus_set import make_stimuli
 from hyperdecode.study.truth import Truth
 from hyperdecode.threads import set_threads
@@ -64,7 +66,7 @@ Array = NDArray[np.float64]
 
 @dataclass
 class Found:
-    """What the steps of `preprocess` returned while it worked; it writes no transforms."""
+    """What the steps of `preprocess` returned while it worked."""
 
     motion: list[Motion] = field(default_factory=list)
     anatomy: list[Anatomy] = field(default_factory=list)
@@ -103,7 +105,7 @@ def preprocessed(study: Path) -> tuple[Found, float]:
         "register_anatomy": found.anatomy,
         "normalise": found.normalisation,
     }
-    steps = {name: getattr(pipeline, name) for name in places}
+    steps = {name: getattr(spatial, name) for name in places}
 
     def noting(step: Callable[..., Any], place: list[Any]) -> Callable[..., Any]:
         def noted(*given: Any, **more: Any) -> Any:
@@ -115,11 +117,11 @@ def preprocessed(study: Path) -> tuple[Found, float]:
     start = time.perf_counter()
     try:
         for name, step in steps.items():
-            setattr(pipeline, name, noting(step, places[name]))
-        pipeline.preprocess(study, contrast="train > test", voxel_size=VOXEL)
+            setattr(spatial, name, noting(step, places[name]))
+        preprocess(study, contrast="train > test", bold=BoldSettings(source="raw", voxel_size=VOXEL))
     finally:
         for name, step in steps.items():
-            setattr(pipeline, name, step)
+            setattr(spatial, name, step)
     return found, time.perf_counter() - start
 
 
@@ -229,7 +231,7 @@ def draw(folder: Path, study: Path, config: StudyConfig, head: Head, found: Foun
         figure.suptitle(f"seed {config.seed}: {name}")
         figure.savefig(folder / f"seed-{config.seed}_{name.replace(' ', '-')}.png", dpi=80)
         plt.close(figure)
-    for picture in study.glob("derivatives/hyperdecode/**/*_desc-registration_bold.png"):
+    for picture in study.glob("derivatives/hyperdecode/**/*registration*.png"):
         (folder / f"seed-{config.seed}_registration.png").write_bytes(picture.read_bytes())
 
 
