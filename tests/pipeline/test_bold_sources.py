@@ -213,7 +213,7 @@ def test_mixed_headers_need_a_word_from_the_user(study, run):
     image.set_sform(image.affine, code="scanner")
     image.set_qform(image.affine, code="scanner")
     nib.save(image, path)
-    with pytest.raises(UserError, match="set bold.source to raw or as-is"):
+    with pytest.raises(UserError, match=r"set bold\.source to raw or as-is"):
         run(study, with_bold(), "zmaps")
     assert run(study, with_bold(source="as-is"), "zmaps").ran
 

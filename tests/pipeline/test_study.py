@@ -220,7 +220,7 @@ def test_one_step_alone(fresh, study, run):
     assert run(fresh, only="zmaps").ran == RUNS
     assert run(study, settings(bold={"n_voxels": 150}), only="mask").ran == ["mask_sub-01"]
     assert run(study, only="evaluate", force=True).ran == ["evaluate_sub-01"]
-    with pytest.raises(UserError, match="no step 'maps': choose among realign, .*, zmaps, mask"):
+    with pytest.raises(UserError, match=r"no step 'maps': choose among realign, .*, zmaps, mask"):
         run(study, only="maps")
 
 

@@ -188,7 +188,7 @@ class SingleTrials:
         write_image(files["tsnr"], clean.volume(ratio, 0.0), affine, space=space)
         finite = np.isfinite(clean.values).all(axis=0)
         if "brain" in files:
-            write_image(files["brain"], clean.volume(finite.astype(np.uint8), 0), affine, space=space)
+            write_image(files["brain"], clean.volume(np.asarray(finite, dtype=np.uint8), 0), affine, space=space)
         jumps = dvars(clean.values)
         write_table(files["quality"], pd.DataFrame({"std_dvars": jumps}))
         carpet = carpet_figure(clean.values, clean.t_r, dvars=jumps)
