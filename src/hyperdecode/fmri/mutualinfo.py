@@ -3,9 +3,9 @@
     MI(M) = sum_sk P(s, k) log(P(s, k) / (P(s) P(k)))
 
 over the joint histogram P of static intensities s and moving intensities k at ``M p``. Points p are drawn within
-voxels, not at their centres: on a grid, interpolation would favour matrices that put grid on grid. A moving value counts for
-four bins by a cubic B-spline, which makes P, and so MI, differentiable in M (Mattes et al. 2003, IEEE Trans. Med.
-Imaging 22, 120-128).
+voxels, not at their centres: on a grid, interpolation would favour matrices that put grid on grid. A moving value
+counts for four bins by a cubic B-spline, which makes P, and so MI, differentiable in M (Mattes et al. 2003, IEEE Trans.
+Med. Imaging 22, 120-128).
 """
 
 from __future__ import annotations
