@@ -27,6 +27,8 @@ from hyperdecode.pipeline.preprocess import PreprocessedRun, preprocess
 from hyperdecode.study.settings import BoldSettings
 
 VOXEL_MM = 3
+GRIDS_MM, SIZES = (3, 2), (1000, 2000, 4096)
+"""Voxel size and voxels read: choices that the classification depends on, so all are shown. The last are defaults."""
 VENTRAL = {"x": (20.0, np.inf), "y": (-np.inf, -40.0), "z": (-30.0, 5.0)}
 EXPECTED = {
     "face > other": {"x": (32.0, 50.0), "y": (-85.0, -45.0), "z": (-25.0, 0.0)},
@@ -87,12 +89,11 @@ def main() -> None:
     parser.add_argument("bids_dir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--voxels", type=int, default=4096)
     arguments = parser.parse_args()
 
     started = time.perf_counter()
     figures: dict[str, Any] = {"ventral_rule": {k: [str(v) for v in pair] for k, pair in VENTRAL.items()}}
-    settings = BoldSettings(voxel_size=VOXEL_MM, n_voxels=arguments.voxels)
+    settings = BoldSettings(voxel_size=VOXEL_MM)
     for contrast in EXPECTED:
         (run,) = preprocess(arguments.bids_dir, arguments.out, contrast=contrast, bold=settings)
         figures[contrast] = ventral_peaks(run, contrast)
@@ -106,14 +107,18 @@ def main() -> None:
             print(f"{contrast}, {side}: strongest ventral peak {where}, {verdict} the expected box")
         for note in run.notes:
             print(f"  {note}")
-    figures["classification"] = classify(run, arguments.voxels)
-    c = figures["classification"]
-    print(
-        f"six categories, {c['n_trials']} single trials, one of two blocks of each category left out at a time: "
-        f"accuracy {c['accuracy']:.3f} (folds {', '.join(f'{a:.3f}' for a in c['fold_accuracy'])}), "
-        f"chance {c['chance']:.3f}, p {c['p_value']:.4f} over {c['n_permutations']} permutations of blocks "
-        f"(null mean {c['null_mean']:.3f}, largest {c['null_max']:.3f})"
-    )
+    print("six categories, single trials, one of two blocks of each category left out at a time; chance 0.167")
+    figures["classification"] = {}
+    for grid in GRIDS_MM:
+        (run,) = preprocess(arguments.bids_dir, arguments.out, bold=settings.model_copy(update={"voxel_size": grid}))
+        for n_voxels in SIZES:
+            c = figures["classification"][f"{grid} mm, {n_voxels} voxels"] = classify(run, n_voxels)
+            folds = ", ".join(f"{a:.3f}" for a in c["fold_accuracy"])
+            print(
+                f"{grid} mm, {n_voxels} voxels: accuracy {c['accuracy']:.3f} (folds {folds}), p {c['p_value']:.4f} over "
+                f"{c['n_permutations']} permutations of blocks (null mean {c['null_mean']:.3f}, largest {c['null_max']:.3f})"
+            )
+    print(f"{grid} mm, {n_voxels} voxels:")
     print(pd.DataFrame(c["confusion"], index=c["categories"], columns=c["categories"]).to_string())
     figures["seconds"] = time.perf_counter() - started
     figures["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

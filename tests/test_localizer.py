@@ -38,7 +38,11 @@ def test_the_localizer_comes_out(tmp_path):
             assert figures[contrast][side] is not None
     assert all(figures["face > other"][side]["in_expected_box"] for side in ("left", "right"))
     assert all(figures["face > other"][side]["z"] > 5 for side in ("left", "right"))
-    assert figures["classification"]["accuracy"] > 0.3 and figures["classification"]["p_value"] < 0.01
+    # With 12 blocks an accuracy moves by several per cent with the grid and the number of voxels: all must beat chance.
+    found = figures["classification"]
+    assert len(found) == 6 and all(one["accuracy"] > 0.3 for one in found.values())
+    assert all(one["p_value"] < 0.05 for one in found.values())
+    assert found["2 mm, 4096 voxels"]["p_value"] < 0.01
     assert figures["peak_memory_gb"] < 6
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
