@@ -114,10 +114,8 @@ def main() -> None:
         for n_voxels in SIZES:
             c = figures["classification"][f"{grid} mm, {n_voxels} voxels"] = classify(run, n_voxels)
             folds = ", ".join(f"{a:.3f}" for a in c["fold_accuracy"])
-            print(
-                f"{grid} mm, {n_voxels} voxels: accuracy {c['accuracy']:.3f} (folds {folds}), p {c['p_value']:.4f} over "
-                f"{c['n_permutations']} permutations of blocks (null mean {c['null_mean']:.3f}, largest {c['null_max']:.3f})"
-            )
+            print(f"{grid} mm, {n_voxels} voxels: accuracy {c['accuracy']:.3f} (folds {folds}), p {c['p_value']:.4f}")
+    print(f"permutations of blocks: {c['n_permutations']}, null mean {c['null_mean']:.3f}, largest {c['null_max']:.3f}")
     print(f"{grid} mm, {n_voxels} voxels:")
     print(pd.DataFrame(c["confusion"], index=c["categories"], columns=c["categories"]).to_string())
     figures["seconds"] = time.perf_counter() - started
