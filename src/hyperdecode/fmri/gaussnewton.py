@@ -210,20 +210,21 @@ class Reference:
                 break
             step = np.linalg.solve(normal, right)
             matrix = matrix @ np.linalg.inv(rigid_matrix(step[:6], self.centre))
-            gain += step[6]
+            gain += float(step[6])
             size = np.abs(step[:3]).sum() + HEAD_RADIUS_MM * np.abs(step[3:6]).sum()
-            if near and size < tolerance:
-                break
+            if near and size < tolerance:  # so small a step would not change the residuals to speak of
+                return self._fit(residuals, matrix, gain)
             if not near and size < NEAR_MM:
                 near, at = True, self.all
-        return self._fit(spline, to_voxel, matrix, gain)
+        values = spline_values(spline, to_voxel @ matrix, self.all.points)
+        return self._fit(values - np.float32(gain) * self.all.values, matrix, gain)
 
-    def _fit(self, spline: Volume, to_voxel: FloatArray, matrix: FloatArray, gain: float) -> Fit:
-        residuals = spline_values(spline, to_voxel @ matrix, self.all.points) / np.float32(gain) - self.all.values
+    def _fit(self, residuals: Volume, matrix: FloatArray, gain: float) -> Fit:
+        """Summarise the residuals at all points."""
         seen = np.isfinite(residuals)
-        if not seen.any():
-            return Fit(matrix, gain, np.inf, np.inf, 0.0)
-        square = float(np.mean(np.square(residuals[seen], dtype=np.float64)))
+        if not seen.any() or gain <= 0:  # out of sight, or a negative of the head
+            return Fit(matrix, gain, np.inf, np.inf, float(seen.mean()))
+        square = float(np.mean(np.square(residuals[seen], dtype=np.float64))) / gain**2
         unexplained = square / self.square if self.square else np.inf
         return Fit(matrix, gain, square**0.5 / self.brightness, unexplained, float(seen.mean()))
 
