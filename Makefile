@@ -37,6 +37,9 @@ lint: $(VENV)/.installed  ## style, types and the import contract
 
 bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/generators.py --json
+	$(BIN)/python benchmarks/glm.py --json
+	$(BIN)/python benchmarks/normalise.py --json
+	$(BIN)/python benchmarks/realign.py --json
 	$(BIN)/python benchmarks/ridge.py --json
 	$(BIN)/python benchmarks/simulate.py --json
 

@@ -144,7 +144,7 @@ def test_threads_make_no_difference(subject, monkeypatch):
     kwargs = {"n_volumes": 9, "events": EVENTS[:1], "rows": ROWS[:1], "noise": constant(subject, 0.02)}
     made = []
     for threads in (1, 3):
-        monkeypatch.setattr(bold, "usable_cores", lambda n=threads: n)
+        monkeypatch.setattr(bold, "default_threads", lambda n=threads: n)
         made.append(volumes(subject, motion=draw_motion(9, scale=0.3, seed=1), **kwargs))
     np.testing.assert_array_equal(*made)
 
