@@ -18,9 +18,16 @@ from hyperdecode.pipeline.records import Step
 from hyperdecode.study.bids import BoldRun, LoadedRun, load_run
 from hyperdecode.study.derivatives import write_image, write_json, write_table
 from hyperdecode.study.events import check_events, read_events
-from hyperdecode.study.fmriprep import NATIVE, NO_RES, FmriprepRun, find_fmriprep_runs
+from hyperdecode.study.fmriprep import (
+    NATIVE,
+    NO_RES,
+    FmriprepRun,
+    find_fmriprep_runs,
+    intersect_masks,
+    load_fmriprep_run,
+)
 from hyperdecode.study.fmriprep_confounds import load_fmriprep_confounds
-from hyperdecode.study.images import check_grid, read_image
+from hyperdecode.study.images import check_grid
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.settings import BoldSettings
 
@@ -208,6 +215,11 @@ class Fmriprep:
         wanted = self.bold.fmriprep_space or None, self.bold.fmriprep_res or None
         return {found.stem: found for found in find_fmriprep_runs(self.folder, list(self.runs), *wanted)}
 
+    @cached_property
+    def inside(self) -> Any:
+        """The voxels that lie in the brain mask of every run, as an image."""
+        return intersect_masks([found.mask for found in self.found.values()])
+
     @property
     def space(self) -> str:
         """As fMRIPrep names it."""
@@ -233,9 +245,10 @@ class Fmriprep:
         return []
 
     def inputs(self, run: BoldRun) -> tuple[Path, ...]:
-        """fMRIPrep's series, mask and confounds, and the events."""
+        """fMRIPrep's series and confounds, the events, and the masks of all runs."""
         found = self.found[run.stem]
-        return tuple(path for path in (found.bold, found.mask, found.confounds, run.events) if path is not None)
+        masks = (other.mask for other in self.found.values())
+        return tuple(path for path in (found.bold, found.confounds, run.events, *masks) if path is not None)
 
     def settings(self, run: BoldRun) -> dict[str, Any]:
         """Which confounds."""
@@ -245,19 +258,17 @@ class Fmriprep:
     def clean(self, run: BoldRun, progress: Progress | None = None) -> CleanSeries:
         """Read series inside the mask, and the confounds."""
         found = self.found[run.stem]
-        image = read_image(found.bold, n_dimensions=4)
-        mask = read_image(found.mask, n_dimensions=3)
-        check_grid(image, found.bold, mask, found.mask)
-        inside = np.asarray(mask.dataobj) > 0.5
-        values = np.ascontiguousarray(np.asarray(image.dataobj)[inside].T, dtype=np.float32)
-        events = run_events(run, image.shape[3], found.t_r)
+        loaded = load_fmriprep_run(found)
+        check_grid(loaded.image, found.bold, self.inside, found.mask)
+        inside = np.asarray(self.inside.dataobj) > 0
+        values = np.ascontiguousarray(np.asarray(loaded.image.dataobj)[inside].T, dtype=np.float32)
         asked = self.bold
         known = load_fmriprep_confounds(found, asked.confounds, motion=asked.motion, fd_threshold=asked.fd_threshold)
         return CleanSeries(
             values=values,
             inside=inside,
-            affine=np.asarray(image.affine),
-            events=events,
+            affine=np.asarray(loaded.image.affine),
+            events=loaded.events,
             t_r=found.t_r,
             confounds=known.values,
             names=known.names,

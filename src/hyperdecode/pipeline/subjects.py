@@ -54,10 +54,6 @@ class SubjectChain:
         made = [*self.singles.source.steps(), *self.singles.steps()] if self.singles else []
         return [*made, ("mask", self.masking.step())]
 
-    def run_of(self, step: Step) -> BoldRun | None:
-        """Return the run that a step is about, None for one about the subject."""
-        return next((run for run in self.runs if step.name.endswith(f"_{run.stem}")), None)
-
 
 def subject_chain(
     layout: Layout,
