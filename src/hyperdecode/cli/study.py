@@ -163,6 +163,13 @@ def _run(
     from hyperdecode.report.verdict import verdict
 
     with progress_bar("Analysis", console) as update:
+        steps = (0, 1)
+
+        def announce(name: str, done: int, total: int, ran: bool) -> None:
+            nonlocal steps
+            steps = (done, total)
+            update(done, total, f"{name}{'' if ran else ' (up to date)'}")
+
         result = run_study(
             study,
             config,
@@ -172,7 +179,8 @@ def _run(
             force=force,
             skip_failed=skip_failed,
             n_workers=n_workers,
-            announce=lambda name, done, total, ran: update(done, total, f"{name}{'' if ran else ' (up to date)'}"),
+            announce=announce,
+            progress=lambda what, done, total: update(*steps, f"{what}, volume {done} of {total}"),
         )
     for stem, reason in result.skipped.items():
         console.print(f"Left out {stem}: {reason}", soft_wrap=True, highlight=False)
