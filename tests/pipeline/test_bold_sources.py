@@ -230,6 +230,10 @@ def test_raw_bold_in_its_own_space_through_to_the_report(as_is, study, run):
     both &= (ours != 0).any(axis=3) & (theirs != 0).any(axis=3)
     assert both.sum() > 200
     assert np.corrcoef(ours[both].ravel(), theirs[both].ravel())[0, 1] > 0.8
+    # Nothing that one step writes is what another step has read: a second run finds all of it fresh.
+    assert run(study, with_bold(source="raw", space="native", confounds=("scrub",))).ran == []
+    with pytest.raises(UserError, match="'wm_csf' needs fMRIPrep's output, raw BOLD has motion and scrub"):
+        run(study, with_bold(source="raw", confounds=("motion", "wm_csf")))
     motion = pd.read_csv(func(study, 1, "x").parents[2] / "derivatives" / "hyperdecode" / "sub-01" / "func"
                          / f"sub-01_{TASK}_run-01_desc-confounds_timeseries.tsv", sep="\t")  # fmt: skip
     assert motion[["trans_x", "trans_y", "trans_z"]].abs().to_numpy().max() < 0.3

@@ -157,7 +157,8 @@ class Raw:
         return self.layout.func(run, "from-boldref_to-orig_mode-points_xfm.json")
 
     def _boldref(self, run: BoldRun) -> Path:
-        return self.layout.func(run, "desc-mean_boldref.nii.gz")
+        # Of the realigned run on its own grid, by fMRIPrep's name; `desc-mean` is on the subject's grid, brain only.
+        return self.layout.func(run, "desc-hmc_boldref.nii.gz")
 
     def _run_matrix(self, run: BoldRun) -> Path:
         return self.layout.func(run, "from-reference_to-boldref_mode-points_xfm.json")

@@ -20,6 +20,8 @@ from hyperdecode.study.stimulus_set import StimulusSet
 
 __all__ = ["SubjectChain", "bold_source", "subject_chain"]
 
+RAW_CONFOUNDS = ("motion", "scrub")
+
 
 @dataclass(frozen=True)
 class SubjectChain:
@@ -102,6 +104,12 @@ def bold_source(layout: Layout, bold: BoldSettings, runs: Sequence[BoldRun], say
     kind = _by_header(runs) if bold.source == "auto" else bold.source
     source: BoldSource
     if kind == "raw":
+        unknown = sorted(set(bold.confounds) - set(RAW_CONFOUNDS))
+        if unknown:
+            raise UserError(
+                f"bold.confounds = {unknown[0]!r} needs fMRIPrep's output, raw BOLD has {' and '.join(RAW_CONFOUNDS)} "
+                "(slow drift is bold.high_pass): leave it out"
+            )
         source = Raw(layout, tuple(runs), bold, say)
     elif kind == "fmriprep":
         source = Fmriprep(tuple(runs), bold, layout.study / bold.source_dir)
