@@ -119,6 +119,9 @@ def test_fmriprep_output_gives_the_same_z(as_is, study, run):
     # Motion among the confounds changes z and takes its degrees of freedom.
     run(study, with_bold(**plain, confounds=("motion", "high_pass")), "zmaps")
     assert not np.allclose(np.asarray(nib.load(zmap(study, 1, SPACE)).dataobj)[inside], again[inside], atol=1e-3)
+    table = zmap(study, 1, SPACE).with_name(f"sub-01_{TASK}_run-01_{SPACE}desc-nuisance_timeseries.tsv")
+    motion = {f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"}
+    assert set(pd.read_csv(table, sep="\t").columns) == motion | {"cosine00"}
 
 
 def test_fmriprep_folder_that_is_not_there(study, run):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from hyperdecode.errors import UserError
-from hyperdecode.fmri.design import cosine_drift, frame_times, trial_regressors
+from hyperdecode.fmri.design import frame_times, nuisance_matrix, trial_regressors
 from hyperdecode.fmri.quality import split_half_of_test_repeats
 from hyperdecode.pipeline.sources import BoldSource, Fmriprep, KeptBold
 from hyperdecode.pipeline.spatial import MOTION, Raw
@@ -110,7 +110,8 @@ def _design(singles: SingleTrials) -> Figure:
     times = frame_times(model["Volumes"], model["RepetitionTime"], model["SliceTimeRef"])
     blocks: dict[str, NDArray[np.float64]] = {
         "trials": trial_regressors(events["onset"], events["duration"], times),
-        "drift": cosine_drift(times, model["HighPass"]),
+        "drift and constant": nuisance_matrix(times, model["HighPass"]),
+        "confounds": singles.nuisance(run).to_numpy(np.float64),
     }
     return design_figure(blocks, model["RepetitionTime"], list(events["trial_type"]))
 

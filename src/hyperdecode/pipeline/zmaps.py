@@ -126,9 +126,11 @@ class SingleTrials:
     def files(self, run: BoldRun) -> dict[str, Path]:
         """Return the outputs of a run."""
         space = self.source.space
-        brain = {} if isinstance(self.source, KeptBold) else {"brain": f"{space}desc-brain_mask.nii.gz"}
-        own = {key: self.layout.func(run, name) for key, name in brain.items()}
-        return own | {
+        own = {"brain": f"{space}desc-brain_mask.nii.gz", "nuisance": f"{space}desc-nuisance_timeseries.tsv"}
+        if isinstance(self.source, KeptBold):
+            # Its own step has written them.
+            own = {}
+        return {key: self.layout.func(run, name) for key, name in own.items()} | {
             "zmap": self.layout.zmap(run, space),
             "trials": self.layout.trials(run, space),
             "sidecar": self.layout.zmap(run, space).with_name(
@@ -144,6 +146,13 @@ class SingleTrials:
         """Return what the model of a run was, as its sidecar says."""
         content: dict[str, Any] = json.loads(self.files(run)["sidecar"].read_text(encoding="utf-8"))
         return content
+
+    def nuisance(self, run: BoldRun) -> pd.DataFrame:
+        """Return the confounds that the model of a run had; without columns where it had none."""
+        if not self.model(run)["Confounds"]:
+            return pd.DataFrame(index=range(self.model(run)["Volumes"]))
+        kept = self.source.files(run) if isinstance(self.source, KeptBold) else self.files(run)
+        return pd.read_csv(kept["nuisance"], sep="\t")
 
     @property
     def hrf_map(self) -> Path:
@@ -189,6 +198,7 @@ class SingleTrials:
         finite = np.isfinite(clean.values).all(axis=0)
         if "brain" in files:
             write_image(files["brain"], clean.volume(np.asarray(finite, dtype=np.uint8), 0), affine, space=space)
+            write_table(files["nuisance"], pd.DataFrame(clean.confounds, columns=list(clean.names)))
         jumps = dvars(clean.values)
         write_table(files["quality"], pd.DataFrame({"std_dvars": jumps}))
         carpet = carpet_figure(clean.values, clean.t_r, dvars=jumps)
