@@ -395,3 +395,11 @@ def test_spline_of_z_is_exact_to_a_billionth(dof):
     rising = z_from_t(np.linspace(-45, 45, 20_001), dof)
     assert (np.diff(rising) > 0)[np.abs(rising[1:]) < 36].all()
     assert np.isnan(z_from_t(np.full(10_000, np.nan), dof)).all()
+
+
+def test_a_key_press_within_a_trial_is_no_overlap():
+    bold = np.random.default_rng(0).standard_normal((60, 3)) + 100
+    # Overlaps are warned of, and warnings are errors in these tests.
+    single_trial_zmaps(bold, [5.0, 5.6, 30.0, 60.0], [1.5, 0.0, 1.5, 1.5], t_r=2.0)
+    with pytest.warns(DataWarning, match="1 trials start before the one before is over"):
+        single_trial_zmaps(bold, [5.0, 5.6, 6.0, 30.0, 60.0], [1.5, 0.0, 1.5, 1.5, 1.5], t_r=2.0)
