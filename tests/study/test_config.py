@@ -108,3 +108,18 @@ def test_folders_that_are_no_study(tmp_path):
         read_config(tmp_path)
     with pytest.raises(UserError, match="no preset 'huge'"):
         preset("huge")
+
+
+def test_choices_of_the_model_are_those_that_the_model_has():
+    """The settings name them again, so that reading a study.toml does not load the GLM."""
+    from typing import get_args
+
+    from hyperdecode.fmri.confounds import MotionModel
+    from hyperdecode.fmri.hrf import Hrf
+    from hyperdecode.fmri.mask import MaskKind
+    from hyperdecode.fmri.singletrial import Method, NoiseModel
+    from hyperdecode.study.settings import BoldSettings
+
+    kinds = {"motion": MotionModel, "hrf": Hrf, "voxels": MaskKind, "glm": Method, "noise_model": NoiseModel}
+    for name, kind in kinds.items():
+        assert get_args(BoldSettings.model_fields[name].annotation) == get_args(kind), name
