@@ -110,7 +110,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         UserError
             When arrays do not fit together, contain NaN or constant voxels, or a setting is out of range.
         """
-        voxels, latents = checked_pair(X, Y)
+        voxels, latents = (values.double().numpy() for values in checked_pair(X, Y)[:2])
         require_training(roles, len(voxels), "DenseDecoder")
         if min(self.n_epochs, self.batch_size) < 1 or min(self.weight_decay, self.first_weights) < 0:
             raise UserError(
@@ -123,7 +123,7 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         self.x_mean_, self.x_scale_ = np.zeros(voxels.shape[1]), np.ones(voxels.shape[1])
         if self.standardize:
             self.x_mean_, self.x_scale_ = voxels.mean(axis=0), voxels.std(axis=0)
-            refuse_constant(voxels, self.x_scale_)
+            refuse_constant(torch.from_numpy(voxels), torch.from_numpy(self.x_scale_))
         weights, bias = self._train((voxels - self.x_mean_) / self.x_scale_, latents)
         self.coef_ = weights / self.x_scale_
         self.intercept_ = bias - self.coef_ @ self.x_mean_
@@ -177,6 +177,6 @@ class DenseDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
             When the number of voxels differs from the training's, or a response is not finite.
         """
         check_is_fitted(self)
-        voxels = checked_matrix(X, "responses", self.n_features_in_)
+        voxels = checked_matrix(X, "responses", self.n_features_in_)[0].double().numpy()
         predicted: NDArray[np.float64] = voxels @ self.coef_.T + self.intercept_
         return predicted

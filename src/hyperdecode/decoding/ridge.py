@@ -9,6 +9,7 @@ from typing import Self
 
 import himalaya.backend
 import numpy as np
+import torch
 from himalaya.kernel_ridge import KernelRidgeCV
 from himalaya.scoring import l2_neg_loss
 from numpy.typing import ArrayLike, NDArray
@@ -140,7 +141,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         DataWarning
             When the best penalty still stands at the edge of the extended grid.
         """
-        voxels, latents = checked_pair(X, Y)
+        voxels, latents = (values.double().numpy() for values in checked_pair(X, Y)[:2])
         require_training(roles, len(voxels), "RidgeDecoder")
         alphas = _checked_alphas(self.alphas)
         folds = _folds(len(voxels), self.n_folds, groups, self.seed)
@@ -148,7 +149,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         self.n_features_in_ = voxels.shape[1]
         self.x_mean_ = voxels.mean(axis=0)
         spread = voxels.std(axis=0)
-        refuse_constant(voxels, spread)
+        refuse_constant(torch.from_numpy(voxels), torch.from_numpy(spread))
         self.x_scale_ = spread if self.standardize else np.ones_like(spread)
         z = (voxels - self.x_mean_) / self.x_scale_
         kernel = z @ z.T
@@ -185,7 +186,7 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
             When the number of voxels differs from the training's, or a response is not finite.
         """
         check_is_fitted(self)
-        voxels = checked_matrix(X, "responses", self.n_features_in_)
+        voxels = checked_matrix(X, "responses", self.n_features_in_)[0].double().numpy()
         predicted: Array = voxels @ self.coef_.T + self.intercept_
         return predicted
 
