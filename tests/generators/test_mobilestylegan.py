@@ -309,3 +309,14 @@ def test_the_real_layout(face_generator):
     for side in (64, 128, 256):
         made = face_generator.images(w, resolution=side)
         torch.testing.assert_close(made, batched(face_generator, w, side), atol=1e-4, rtol=0)
+
+
+def test_a_crop_costs_no_more_than_it_depends_on(tiny_generator, w):
+    """One pixel of the last convolution needs 3, then 5 pixels of the convolutions before it, then half of these."""
+    widths = []
+    modules = [tiny_generator.conv0, *(c for block in tiny_generator.blocks for c in (block.conv1, block.conv2))]
+    handles = [m.register_forward_hook(lambda _, __, made: widths.append(made.shape[-1])) for m in modules]
+    tiny_generator.activations(w.clone().requires_grad_(), ["b32.conv2"], crop=1)
+    for handle in handles:
+        handle.remove()
+    assert widths == [4, 6, 4, 5, 3, 3, 1]

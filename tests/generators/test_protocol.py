@@ -137,6 +137,37 @@ def test_activations_come_by_name_and_agree_between_calls(generator):
     assert generator.activations(latents, []) == {}
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("crop", [1, 2, 5, 6, 8, 31, 10_000])
+def test_a_crop_is_cut_from_the_middle_of_the_map(generator, crop, gradients):
+    """Of each layer alone, which shows that it asks enough of those before it, and of all of them at once."""
+    latents = latents_of(generator, generator.picture_space, 2)
+    whole = generator.activations(latents, generator.layer_names)
+    asked = latents.clone().requires_grad_(gradients)
+    for names in (*((name,) for name in generator.layer_names), generator.layer_names[::-1]):
+        found = generator.activations(asked, names, crop=crop)
+        assert tuple(found) == names
+        for name in names:
+            size = min(crop, whole[name].shape[-1])
+            start = (whole[name].shape[-1] - size) // 2
+            middle = whole[name][..., start : start + size, start : start + size]
+            assert found[name].shape == middle.shape
+            assert (found[name] - middle).abs().max() <= 1e-5 * whole[name].abs().max(), name
+
+
+def test_gradients_of_a_crop_are_those_of_the_whole_map(generator):
+    latents = latents_of(generator, generator.picture_space, 2).requires_grad_()
+    for name in generator.layer_names[1:]:
+        whole = generator.activations(latents, [name])[name]
+        start = (whole.shape[-1] - 3) // 2
+        middle = whole[..., start : start + 3, start : start + 3]
+        weight = torch.randn(middle.shape, generator=torch.Generator().manual_seed(0))
+        (expected,) = torch.autograd.grad((weight * middle).sum(), latents)
+        cropped = generator.activations(latents, [name], crop=3)[name]
+        (found,) = torch.autograd.grad((weight * cropped).sum(), latents)
+        assert expected.abs().max() > 0 and close(found, expected, 1e-4), name
+
+
 def test_gradients_reach_the_latents_through_every_layer(generator):
     latents = latents_of(generator, generator.picture_space, 2).requires_grad_()
     for name, value in generator.activations(latents, generator.layer_names).items():
@@ -157,6 +188,7 @@ def test_no_latents_give_no_pictures(generator):
         (lambda g, x: g.images(x, space="q"), "'q'"),
         (lambda g, x: g.images(x, resolution=7), "7"),
         (lambda g, x: g.activations(x, ["nowhere"]), "'nowhere'"),
+        (lambda g, x: g.activations(x, [g.layer_names[0]], crop=0), "crop of 0 px"),
         (lambda g, x: g.images(x[:, :-1]), r"got \(3, "),
         (lambda g, x: g.images(x[0]), "got"),
         (lambda g, x: g.sample(-1, 0), "-1"),

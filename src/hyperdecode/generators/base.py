@@ -68,8 +68,10 @@ class Generator(Protocol):
         """Pictures (n, 3, resolution, resolution), nominally in -1..1."""
         ...
 
-    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
-        """Activations (n, channels, height, width) of the named layers."""
+    def activations(
+        self, latents: Tensor, layers: Sequence[str], *, space: str | None = None, crop: int | None = None
+    ) -> dict[str, Tensor]:
+        """Activations (n, channels, height, width) of the named layers, or centre crops of `crop` px of them."""
         ...
 
 

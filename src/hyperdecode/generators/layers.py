@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hyperdecode.generators.windows import Window
+
 __all__ = ["SLOPE", "Block", "Style", "StyledConvolution", "below", "frozen", "haar_upsample"]
 
 SLOPE = 0.2
@@ -63,15 +65,33 @@ class StyledConvolution(nn.Module):
         self.noise = frozen(tensors["noise"])
         self.bias = frozen(tensors["bias"])
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Convolve features x (n, channels, h, w) in the style of w."""
+    def forward(self, x: Tensor, w: Tensor, held: Window | None = None, wanted: Window | None = None) -> Tensor:
+        """Convolve features in the style of w.
+
+        Parameters
+        ----------
+        x : Tensor, (n, channels, h, w)
+            The map on the window `held` (default: the whole map).
+        w : Tensor, (n, latent_dim)
+        held, wanted : Window, optional
+            What x is, and what is asked for.
+
+        Returns
+        -------
+        Tensor, (n, channels, h, w)
+            The result on the window `wanted` (default: the whole map).
+        """
+        side = int(self.noise.shape[-1])
+        whole = Window(0, side)
+        held, wanted = held or whole, wanted or whole
+        x, padding = held.around(x, wanted, side)
         x = x * self.style(w)
         if self.depthwise is not None:
-            x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
+            x = F.conv2d(x, self.depthwise, padding=padding, groups=x.shape[1])
             x = F.conv2d(x, self.weight, self.bias)
         else:
-            x = F.conv2d(x, self.weight, self.bias, padding=1)
-        return F.leaky_relu(x + self.noise, SLOPE)
+            x = F.conv2d(x, self.weight, self.bias, padding=padding)
+        return F.leaky_relu(x + self.noise[slice(*wanted), slice(*wanted)], SLOPE)
 
 
 class Block(nn.Module):

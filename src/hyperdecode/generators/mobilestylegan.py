@@ -16,6 +16,7 @@ from hyperdecode.generators.base import sample_z, taken
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.generators.layers import SLOPE, Block, Style, StyledConvolution, below, frozen, haar_upsample
 from hyperdecode.generators.tiled import TiledSynthesis
+from hyperdecode.generators.windows import Window, require_crop
 from hyperdecode.weights.store import tensors_digest
 
 __all__ = ["MobileStyleGAN"]
@@ -252,7 +253,9 @@ class MobileStyleGAN(nn.Module):
         picture: Tensor = head(taken(self._layers(w), (head.layer,))[head.layer], w)
         return picture
 
-    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
+    def activations(
+        self, latents: Tensor, layers: Sequence[str], *, space: str | None = None, crop: int | None = None
+    ) -> dict[str, Tensor]:
         """Return the activations of the named layers; no layer behind the last one named is computed.
 
         Parameters
@@ -262,6 +265,9 @@ class MobileStyleGAN(nn.Module):
             Among `layer_names`.
         space : {"w", "z"}, optional
             Default: w.
+        crop : int, optional
+            Side in pixels of the centre crop of each map, from row and column ``(side - crop) // 2`` on; smaller maps
+            are given whole. Only what the crops depend on is computed, as one batch.
 
         Returns
         -------
@@ -270,30 +276,52 @@ class MobileStyleGAN(nn.Module):
         Raises
         ------
         UserError
-            For a layer or space that the generator does not have.
+            For a layer, space or crop that the generator does not have.
         """
         unknown = [name for name in layers if name not in self.layer_names]
         if unknown:
             raise UserError(f"{self.name} has no layer {unknown[0]!r}: choose among {', '.join(self.layer_names)}")
+        require_crop(crop)
         w = self._as_w(latents, space)
+        if crop is not None and any(crop < self._sides[name] for name in layers):
+            return self._crops(w, layers, crop)
         if not (self._on_cpu_without_gradients(w) and len(w) and set(layers) <= set(self._tiled.layers)):
             return taken(self._layers(w), layers)
         with torch.inference_mode():
             faces = [self._tiled.activations(row[None], set(layers)) for row in w]
         return {name: torch.cat([face[name] for face in faces]).clone() for name in layers}
 
-    def _layers(self, w: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Run the synthesis network layer by layer, as one batch."""
+    def _crops(self, w: Tensor, layers: Sequence[str], crop: int) -> dict[str, Tensor]:
+        """Centre crops of the named layers, from a pass no wider than they need."""
+        sides = self._sides
+        wanted = {name: Window.centre(sides[name], crop) for name in layers}
+        windows = _reach(self.layer_names, sides, wanted)
+        found = taken(self._layers(w, windows), layers)
+        return {name: windows[name].cut(found[name], wanted[name]) for name in layers}
+
+    @property
+    def _sides(self) -> dict[str, int]:
+        """Side of the map of each layer."""
+        sides = (4, *(8 * 2**i for i in range(len(self.blocks)) for _ in (1, 2)), self.resolution)
+        return dict(zip(self.layer_names, sides, strict=True))
+
+    def _layers(self, w: Tensor, windows: Mapping[str, Window] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Run the synthesis network layer by layer, as one batch, each layer on its window (default: all of it)."""
+        windows = windows or {name: Window(0, side) for name, side in self._sides.items()}
         names = iter(self.layer_names)
-        x = self.conv0(self.input.expand(len(w), -1, -1, -1), w)
-        yield next(names), x
+        name = next(names)
+        held = windows[name]
+        x = self.conv0(self.input.expand(len(w), -1, -1, -1), w, wanted=held)
+        yield name, x
         for block in self.blocks:
-            x = haar_upsample(x * block.up(w))
+            x, held = haar_upsample(x * block.up(w)), held.doubled()
             for convolution in (block.conv1, block.conv2):
-                x = convolution(x, w)
-                yield next(names), x
+                name = next(names)
+                x, held = convolution(x, w, held, windows[name]), windows[name]
+                yield name, x
+        name = next(names)
         bands = F.conv2d(x * self.to_rgb_style(w), self.to_rgb_weight, self.to_rgb_bias)
-        yield next(names), haar_upsample(bands)
+        yield name, held.doubled().cut(haar_upsample(bands), windows[name])
 
     def _on_cpu_without_gradients(self, w: Tensor) -> bool:
         gradients = torch.is_grad_enabled() and (w.requires_grad or self.input.requires_grad)
@@ -317,6 +345,21 @@ class MobileStyleGAN(nn.Module):
     def _check(self, latents: Tensor) -> None:
         if latents.ndim != 2 or latents.shape[1] != self.latent_dim:
             raise UserError(f"{self.name} takes latents of shape (n, {self.latent_dim}), got {tuple(latents.shape)}")
+
+
+def _reach(names: Sequence[str], sides: Mapping[str, int], wanted: Mapping[str, Window]) -> dict[str, Window]:
+    """Window of each layer that the windows `wanted` of some layers depend on; none behind the last of these."""
+    windows: dict[str, Window] = {}
+    reached: Window | None = None
+    for behind, name in zip((None, *names[:0:-1]), names[::-1], strict=True):
+        if reached is not None and behind is not None:
+            # A convolution reads one pixel around; a map of twice the side is made of this one by the wavelet.
+            reached = reached if behind == names[-1] else reached.grown(sides[behind])
+            reached = reached.shrunk(sides[behind] // sides[name])
+        window = wanted[name].hull(reached) if name in wanted else reached
+        if window is not None:
+            windows[name] = reached = window
+    return windows
 
 
 def sample_z_block(n: int, latent_dim: int, seed: int) -> Tensor:

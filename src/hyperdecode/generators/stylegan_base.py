@@ -14,6 +14,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes
 from hyperdecode.generators.base import sample_z, taken
 from hyperdecode.generators.stylegan_layers import MappingNetwork, below
+from hyperdecode.generators.windows import Window, require_crop
 from hyperdecode.weights.store import tensors_digest
 
 __all__ = ["StyleGAN", "fingerprint_of"]
@@ -148,7 +149,9 @@ class StyleGAN(nn.Module):
             raise UserError(f"{self.name} makes pictures of {self.resolution} px, not {resolution}: ask for this side")
         return self.activations(latents, ("image",), space=space)["image"]
 
-    def activations(self, latents: Tensor, layers: Sequence[str], *, space: str | None = None) -> dict[str, Tensor]:
+    def activations(
+        self, latents: Tensor, layers: Sequence[str], *, space: str | None = None, crop: int | None = None
+    ) -> dict[str, Tensor]:
         """Return the activations of the named layers; no layer behind the last one named is computed.
 
         Parameters
@@ -158,6 +161,9 @@ class StyleGAN(nn.Module):
             Among `layer_names`: what the next layer reads, and the picture.
         space : {"w", "z", "w+"}, optional
             Default: w.
+        crop : int, optional
+            Side in pixels of the centre crop of each map, from row and column ``(side - crop) // 2`` on; smaller maps
+            are given whole. Whole maps are computed and then cut: the crop saves memory behind this call, no time.
 
         Returns
         -------
@@ -166,17 +172,18 @@ class StyleGAN(nn.Module):
         Raises
         ------
         UserError
-            For a layer or space that the generator does not have, or latents of another shape.
+            For a layer, space or crop that the generator does not have, or latents of another shape.
         """
         unknown = [name for name in layers if name not in self.layer_names]
         if unknown:
             raise UserError(f"{self.name} has no layer {unknown[0]!r}: choose among {', '.join(self.layer_names)}")
+        require_crop(crop)
         ws = self._as_ws(latents, space)
         gradients = torch.is_grad_enabled() and (ws.requires_grad or any(p.requires_grad for p in self.parameters()))
         if ws.device.type != "cpu" or gradients or len(ws) < 2:
-            return taken(self._layers(ws), layers)
+            return _centres(taken(self._layers(ws), layers), crop)
         with torch.inference_mode():
-            rows = [taken(self._layers(row[None]), layers) for row in ws]
+            rows = [_centres(taken(self._layers(row[None]), layers), crop) for row in ws]
         return {name: torch.cat([row[name] for row in rows]).clone() for name in layers}
 
     def _as_ws(self, latents: Tensor, space: str | None) -> Tensor:
@@ -192,6 +199,12 @@ class StyleGAN(nn.Module):
         if latents.ndim != 1 + len(fits) or tuple(latents.shape[1:]) != fits:
             expected = ", ".join(map(str, ("n", *fits)))
             raise UserError(f"{self.name} takes {space} of shape ({expected}), got {tuple(latents.shape)}")
+
+
+def _centres(maps: Mapping[str, Tensor], crop: int | None) -> dict[str, Tensor]:
+    """Centre crops of maps."""
+    whole = {name: Window(0, int(x.shape[-1])) for name, x in maps.items()}
+    return {name: whole[name].cut(x, Window.centre(whole[name].stop, crop)) for name, x in maps.items()}
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
