@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from torch import Tensor
 
 from hyperdecode.errors import UserError
@@ -45,18 +46,23 @@ def as_tensor(values: Any, what: str) -> tuple[Tensor, Kind]:
     ------
     UserError
         When `values` is not an array of real numbers; `what` names it in the message.
+    TypeError
+        When it is sparse, as scikit-learn's estimators do.
     """
+    if issparse(values) or (isinstance(values, Tensor) and values.layout != torch.strided):
+        raise TypeError(f"{what} came as a sparse matrix, a dense array is required: make it one with .toarray()")
     if isinstance(values, Tensor):
         if values.is_complex():
-            raise UserError(f"{what}: complex data not supported, give real numbers")
+            raise UserError(f"Complex data not supported: give {what} of real numbers")
         single = values.dtype in (torch.float32, torch.float16, torch.bfloat16)
         kind = Kind(True, torch.float32 if single else torch.float64, values.device)
         return values.detach().to(kind.dtype), kind
     try:
         array = np.asarray(values)
         if np.iscomplexobj(array):
-            raise UserError(f"{what}: complex data not supported, give real numbers")
-        array = array.astype(np.float32 if array.dtype in (np.float32, np.float16) else np.float64, copy=False)
+            raise UserError(f"Complex data not supported: give {what} of real numbers")
+        single = array.dtype.kind == "f" and array.dtype.itemsize <= 4  # of either byte order
+        array = array.astype(np.float32 if single else np.float64, copy=False)
     except (TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise

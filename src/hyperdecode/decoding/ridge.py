@@ -1,25 +1,25 @@
-"""Kernel ridge regression from voxels to latents, its penalty chosen on training trials alone."""
+"""Ridge regression from voxels to latents, its penalty chosen on training trials alone."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
-import himalaya.backend
 import numpy as np
 import torch
-from himalaya.kernel_ridge import KernelRidgeCV
-from himalaya.scoring import l2_neg_loss
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit
-from sklearn.utils.validation import check_is_fitted
+from numpy.typing import NDArray
+from torch import Tensor
 
-from hyperdecode.decoding.checks import checked_matrix, checked_pair, refuse_constant
+from hyperdecode.decoding.arrays import to_numpy
+from hyperdecode.decoding.base import LinearDecoder
+from hyperdecode.decoding.blocks import Responses, available_memory
+from hyperdecode.decoding.checks import checked_weights
+from hyperdecode.decoding.folds import folds_of
+from hyperdecode.decoding.kernel import decompose, dual_weights, left_out_errors, left_out_residuals
+from hyperdecode.decoding.primal import decompose_gram, held_out_errors, held_out_residuals, primal_weights
+from hyperdecode.decoding.standardised import Standardised
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.split import require_training
 
 __all__ = ["DEFAULT_ALPHAS", "RidgeDecoder"]
 
@@ -29,36 +29,37 @@ DEFAULT_ALPHAS: tuple[float, ...] = tuple(float(a) for a in np.logspace(1, 7, 13
 EXTENSION_DECADES = 3
 
 Array = NDArray[np.float64]
-Folds = list[tuple[NDArray[np.intp], NDArray[np.intp]]]
 
 
-class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
+class RidgeDecoder(LinearDecoder):
     r"""Linear decoder from responses to latents, with a squared penalty on its weights.
 
     .. math::
-        \min_{B, b} \lVert Y - Z B - 1 b^\top \rVert^2 + \alpha \lVert B \rVert^2,
-        \qquad Z = (X - \bar x) / s,
+        \min_{B, b} \sum_i w_i \lVert y_i - B^\top z_i - b \rVert^2 + \alpha \lVert B \rVert^2,
+        \qquad z = (x - \bar x) / s,
 
-    solved in the dual form :math:`B = Z^\top A,\; A = (Z Z^\top + \alpha I)^{-1}(Y - \bar y)`, whose cost
-    grows with the number of trials (about 1000) and hardly with that of voxels (about 4000). The penalty
-    is the one with the least squared error in cross-validation *within the training trials*, where each
-    fold centres voxels and latents on its own training part. The voxel scale `s` comes from all
-    training trials. Everything is computed in float64.
+    The penalty is the one with the least squared error on trials left out *of the training trials*; each fit
+    that leaves trials out has an intercept of its own. The voxel scale `s` comes from all training trials.
+    One eigendecomposition gives all penalties and all folds exactly (`hyperdecode.decoding.kernel`):
+    of the trials' kernel, or, where there are at least twice as many trials as voxels, of the voxels' products.
 
     Parameters
     ----------
     alphas : sequence of float
         Penalties to try, all positive. One value means a fixed penalty. A best value at the edge of the grid
         extends the grid on that side by three decades, once.
-    n_folds : int
-        Folds of the cross-validation, at least 2.
+    cv : "loo" or int
+        Leave out each trial alone ("loo"; each group, when `fit` gets groups), or this number of folds.
     per_latent : bool
         Choose a penalty for each latent dimension instead of one for all. A shared penalty is the
         steadier choice when trials are few.
     standardize : bool
         Divide each voxel by its standard deviation over the training trials.
     seed : int
-        Shuffles the trials into folds. Ignored when `fit` gets groups.
+        Shuffles the trials into folds. Not used when trials are left out one by one or `fit` gets groups.
+    memory : int, optional
+        Bytes that the fit may take beside its input; half of what is free without it. Responses that do not
+        fit are standardised and summed block by block, with the same result.
 
     Attributes
     ----------
@@ -67,10 +68,13 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
     alphas_ : array of shape (n_alphas,)
         The grid that was searched, extension included, ascending.
     cv_scores_ : array of shape (n_alphas,), or (n_alphas, n_latents) when `per_latent`
-        Minus the mean squared error over held-out trials, averaged over folds (and latents), in squared
-        units of the latents. NaN where the kernel was too singular for the penalty.
+        Minus the (weighted) mean squared error over held-out trials (and latents), in squared units of the
+        latents. NaN where the responses were too singular for the penalty.
+    cv_predictions_ : array of shape (n_trials, n_latents)
+        What the chosen penalty predicts for each training trial by the fit that left it out. NaN where the only
+        penalty given is too small for the responses.
     dual_coef_ : array of shape (n_trials, n_latents)
-        The weights `A`.
+        Weights of the trials, where the dual form was solved: ``coef_ == (Z.T @ dual_coef_ / s).T``.
     coef_ : array of shape (n_latents, n_voxels)
         Weights for raw voxels: ``predict(X) == X @ coef_.T + intercept_``.
     intercept_ : array of shape (n_latents,)
@@ -82,47 +86,50 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
 
     Notes
     -----
-    The solver is himalaya's [1]_, run on its numpy backend; the backend that was set before is set again.
-
-    References
-    ----------
-    .. [1] Dupré la Tour, Eickenberg, Nunez-Elizalde & Gallant (2022), Feature-space selection with banded ridge
-       regression, NeuroImage 264:119728 (kernel ridge and its cross-validation).
+    Eigendecomposition and all that follows from it are computed in float64. Products of float32 responses
+    are summed in float32 over blocks, and over the blocks in float64.
     """
+
+    dual_coef_: NDArray[np.floating]
 
     def __init__(
         self,
         alphas: Sequence[float] | Array = DEFAULT_ALPHAS,
-        n_folds: int = 5,
+        cv: int | str = "loo",
         per_latent: bool = False,
         standardize: bool = True,
         seed: int = 0,
+        memory: int | None = None,
     ) -> None:
         self.alphas = alphas
-        self.n_folds = n_folds
+        self.cv = cv
         self.per_latent = per_latent
         self.standardize = standardize
         self.seed = seed
+        self.memory = memory
 
     def fit(
         self,
-        X: ArrayLike,
-        Y: ArrayLike,
+        X: Any,
+        Y: Any,
         roles: Sequence[str] | None = None,
         groups: Sequence[object] | None = None,
+        sample_weight: Any | None = None,
     ) -> Self:
         """Fit to training trials.
 
         Parameters
         ----------
-        X : array of shape (n_trials, n_voxels)
-            Responses.
-        Y : array of shape (n_trials, n_latents)
+        X : array, Tensor or array-like of shape (n_trials, n_voxels)
+            Responses. A `numpy.memmap` or an h5py dataset is read in blocks.
+        Y : array or Tensor of shape (n_trials, n_latents) or (n_trials,)
             Latents of the stimuli shown.
         roles : sequence of {"train", "test"}, length n_trials, optional
             Role of each row; a single test trial is refused.
         groups : sequence, length n_trials, optional
             Trials of one group (a run, a repeated stimulus) stay in one fold.
+        sample_weight : array of shape (n_trials,), optional
+            How much each trial counts, positive; only ratios matter: they are divided by their mean.
 
         Returns
         -------
@@ -134,155 +141,185 @@ class RidgeDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ig
         LeakageError
             When a row is a test trial.
         UserError
-            When arrays do not fit together, contain NaN or constant voxels, or the trials are too few.
+            When arrays do not fit together, contain NaN or constant voxels, the trials are too few, all
+            penalties are too small, or the system of equations is larger than memory.
+        TypeError
+            When responses or latents are sparse.
 
         Warns
         -----
         DataWarning
             When the best penalty still stands at the edge of the extended grid.
         """
-        voxels, latents = (values.double().numpy() for values in checked_pair(X, Y)[:2])
-        require_training(roles, len(voxels), "RidgeDecoder")
         alphas = _checked_alphas(self.alphas)
-        folds = _folds(len(voxels), self.n_folds, groups, self.seed)
+        responses = Responses(X)
+        latents = self._training_latents(X, Y, responses.shape, roles)
+        latents = latents.to(responses.kind.device, torch.float64)
+        weights = checked_weights(sample_weight, latents)
+        folds = folds_of(len(latents), self.cv, groups, self.seed)
+        mean = latents.mean(0) if weights is None else weights @ latents / len(latents)
 
-        self.n_features_in_ = voxels.shape[1]
-        self.x_mean_ = voxels.mean(axis=0)
-        spread = voxels.std(axis=0)
-        refuse_constant(torch.from_numpy(voxels), torch.from_numpy(spread))
-        self.x_scale_ = spread if self.standardize else np.ones_like(spread)
-        z = (voxels - self.x_mean_) / self.x_scale_
-        kernel = z @ z.T
+        primal = 2 * responses.shape[1] <= responses.shape[0]
+        budget = self._budget(responses, latents.shape[1], primal)
+        voxels = Standardised(responses, weights, self.standardize, budget)
+        form = _Primal if primal else _Dual
+        solver = form(voxels, latents - mean, weights, _on(folds, latents.device))
 
-        solution = _solve(kernel, latents, alphas, folds, self.per_latent)
-        if len(alphas) > 1 and _at_edge(solution, alphas).any():
-            alphas = _extended(alphas, _at_edge(solution, alphas))
-            solution = _solve(kernel, latents, alphas, folds, self.per_latent)
-            _warn_at_edge(solution, alphas)
-
-        chosen, self.dual_coef_, offset, self.cv_scores_ = solution
-        self.alphas_ = alphas
+        self.alphas_, errors = self._searched(solver, alphas)
+        chosen = self._chosen(self.alphas_, errors)
+        self.cv_scores_ = -errors if self.per_latent else -errors.mean(axis=1)
         self.alpha_ = chosen if self.per_latent else float(chosen[0])
-        self.coef_ = ((z.T @ self.dual_coef_) / self.x_scale_[:, None]).T
-        self.intercept_ = offset - self.coef_ @ self.x_mean_
+        self._keep(solver, voxels, torch.from_numpy(chosen).to(latents), latents, mean)
         return self
 
-    def predict(self, X: ArrayLike) -> Array:
-        """Decode latents from responses.
+    def _budget(self, responses: Responses, n_latents: int, primal: bool) -> int:
+        """Return the bytes that blocks of responses may take beside the system of equations."""
+        if self.memory is not None and not self.memory > 0:
+            raise UserError(f"memory must be a number of bytes above 0, got {self.memory!r}")
+        memory = available_memory(responses.kind.device) // 2 if self.memory is None else int(self.memory)
+        n_trials, n_voxels = responses.shape
+        size, what = (n_voxels, "voxels") if primal else (n_trials, "trials")
+        needed = 6 * 8 * size**2 + 8 * n_latents * (4 * n_trials + (n_voxels if primal else 0))
+        if needed >= memory:
+            raise UserError(
+                f"ridge regression on {size} {what} needs {_amount(needed)} for its {size} x {size} system and may "
+                f"take {_amount(memory)}: give a larger memory, or average repeats, or leave {what} out"
+            )
+        return memory - needed
 
-        Parameters
-        ----------
-        X : array of shape (n_trials, n_voxels)
-            Responses, in the units of the training responses.
+    def _searched(self, solver: _Solver, alphas: Array) -> tuple[Array, Array]:
+        """Return the penalties that were tried, and the error of each for each latent."""
+        errors = to_numpy(solver.errors(alphas))
+        if len(alphas) == 1:
+            return alphas, errors
+        low, high = _at_edge(self._chosen(alphas, errors), alphas, errors)
+        lower, higher = _extension(alphas)
+        if low and np.isfinite(errors[0]).any():
+            errors = np.concatenate([to_numpy(solver.errors(lower)), errors])
+            alphas = np.concatenate([lower, alphas])
+        if high:
+            errors = np.concatenate([errors, to_numpy(solver.errors(higher))])
+            alphas = np.concatenate([alphas, higher])
+        if low or high:
+            _warn_at_edge(self._chosen(alphas, errors), alphas, errors)
+        return alphas, errors
 
-        Returns
-        -------
-        array of shape (n_trials, n_latents)
-            Decoded latents, float64.
+    def _chosen(self, alphas: Array, errors: Array) -> Array:
+        """Return the penalty of each latent."""
+        if len(alphas) == 1:
+            return np.repeat(alphas, errors.shape[1])
+        shown = errors if self.per_latent else errors.mean(axis=1, keepdims=True)
+        if np.isnan(shown).all(axis=0).any():
+            raise UserError(
+                f"the responses are too singular for every penalty up to {alphas[-1]:.3g}: "
+                "give larger alphas, or drop voxels that repeat others"
+            )
+        best = alphas[np.nanargmin(shown, axis=0)]
+        return np.broadcast_to(best, errors.shape[1:]).copy()
 
-        Raises
-        ------
-        UserError
-            When the number of voxels differs from the training's, or a response is not finite.
-        """
-        check_is_fitted(self)
-        voxels = checked_matrix(X, "responses", self.n_features_in_)[0].double().numpy()
-        predicted: Array = voxels @ self.coef_.T + self.intercept_
-        return predicted
-
-
-Solution = tuple[Array, Array, Array, Array]
-
-
-def _solve(kernel: Array, latents: Array, alphas: Array, folds: Folds, per_latent: bool) -> Solution:
-    """Return (chosen penalties (n_latents,), dual weights, intercept, scores per penalty)."""
-    per_fold: list[Array] = []
-
-    def recorded(y_true: Array, y_pred: Array) -> Array:
-        scores: Array = l2_neg_loss(y_true, y_pred)
-        per_fold.append(scores)
-        return scores
-
-    with _numpy_backend():
-        model = _cv_model(alphas, folds, per_latent, recorded, len(latents)).fit(kernel, latents)
-    nearest = np.abs(np.log(alphas)[:, None] - np.log(np.asarray(model.best_alphas_))).argmin(axis=0)
-    scores = np.mean(per_fold, axis=0)
-    return (
-        alphas[nearest],
-        np.asarray(model.dual_coef_),
-        np.asarray(model.intercept_),
-        scores if per_latent else scores.mean(axis=1),
-    )
-
-
-def _cv_model(
-    alphas: Array, folds: Folds, per_latent: bool, score: Callable[[Array, Array], Array], n_trials: int
-) -> KernelRidgeCV:
-    fold_of = np.empty(n_trials, dtype=int)
-    for number, (_, held_out) in enumerate(folds):
-        fold_of[held_out] = number
-    return KernelRidgeCV(
-        alphas=alphas,
-        kernel="precomputed",
-        fit_intercept=True,
-        cv=PredefinedSplit(fold_of),
-        solver_params={"local_alpha": per_latent, "score_func": score},
-    )
+    def _keep(self, solver: _Solver, voxels: Standardised, alphas: Tensor, latents: Tensor, mean: Tensor) -> None:
+        dtype = voxels.responses.kind.dtype
+        self.cv_predictions_ = to_numpy((latents - solver.residuals(alphas)).to(dtype))
+        coef = torch.empty(len(alphas), voxels.n_voxels, dtype=dtype, device=latents.device)
+        offset = mean
+        dual = solver.write(coef, alphas)
+        for block, part in zip(torch.split(coef.T, 4096), torch.split(voxels.mean, 4096), strict=True):
+            offset = offset - part @ block.double()
+        self.coef_, self.intercept_ = to_numpy(coef), to_numpy(offset.to(dtype))
+        self.x_mean_, self.x_scale_ = to_numpy(voxels.mean.to(dtype)), to_numpy(voxels.scale.to(dtype))
+        self.__dict__.pop("dual_coef_", None)
+        if dual is not None:
+            self.dual_coef_ = to_numpy(dual)
 
 
-@contextmanager
-def _numpy_backend() -> Iterator[None]:
-    before = himalaya.backend.get_backend().name
-    himalaya.backend.set_backend("numpy")
-    try:
-        yield
-    finally:
-        himalaya.backend.set_backend(before)
+class _Solver(Protocol):
+    def errors(self, alphas: Array) -> Tensor: ...
+
+    def residuals(self, alphas: Tensor) -> Tensor: ...
+
+    def write(self, coef: Tensor, alphas: Tensor) -> Tensor | None: ...
 
 
-def _at_edge(solution: Solution, alphas: Array) -> NDArray[np.bool_]:
-    """Return whether any latent's penalty is the (lowest, highest) of the grid."""
-    chosen = solution[0]
-    return np.array([(chosen == alphas[0]).any(), (chosen == alphas[-1]).any()])
+class _Dual:
+    """Through the trials' kernel."""
+
+    def __init__(
+        self, voxels: Standardised, latents: Tensor, weights: Tensor | None, folds: list[Tensor] | None
+    ) -> None:
+        self.voxels, self.folds = voxels, folds
+        precision = voxels.responses.kind.dtype
+        self.spectrum = decompose(voxels.kernel(), latents, weights, voxels.n_voxels, precision)
+
+    def errors(self, alphas: Array) -> Tensor:
+        return left_out_errors(self.spectrum, alphas.tolist(), self.folds)
+
+    def residuals(self, alphas: Tensor) -> Tensor:
+        return left_out_residuals(self.spectrum, alphas, self.folds)
+
+    def write(self, coef: Tensor, alphas: Tensor) -> Tensor:
+        dual = dual_weights(self.spectrum, alphas).to(coef)
+        for block, z in self.voxels.columns():
+            coef[:, block] = dual.T @ z / self.voxels.scale[block].to(coef)
+        return dual
 
 
-def _extended(alphas: Array, edges: NDArray[np.bool_]) -> Array:
+class _Primal:
+    """Through the voxels' products."""
+
+    def __init__(
+        self, voxels: Standardised, latents: Tensor, weights: Tensor | None, folds: list[Tensor] | None
+    ) -> None:
+        self.voxels, self.folds = voxels, folds
+        roots = voxels.weights.sqrt()
+        weighted = latents * roots[:, None]
+        gram, cross = voxels.gram(weighted)
+        self.gram = decompose_gram(gram, cross, weighted, roots, voxels.responses.kind.dtype)
+
+    def errors(self, alphas: Array) -> Tensor:
+        return held_out_errors(self.gram, self.voxels.trials, alphas.tolist(), self.folds, self.voxels.n_rows)
+
+    def residuals(self, alphas: Tensor) -> Tensor:
+        return held_out_residuals(self.gram, self.voxels.trials, alphas, self.folds, self.voxels.n_rows)
+
+    def write(self, coef: Tensor, alphas: Tensor) -> None:
+        coef.copy_((primal_weights(self.gram, alphas) / self.voxels.scale[:, None]).T)
+
+
+def _on(folds: list[Tensor] | None, device: torch.device) -> list[Tensor] | None:
+    return None if folds is None else [fold.to(device) for fold in folds]
+
+
+def _amount(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.3g} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.3g} MB"
+
+
+def _at_edge(chosen: Array, alphas: Array, errors: Array) -> tuple[bool, bool]:
+    """Return whether any latent's penalty is the (lowest that the responses bear, highest) of the grid."""
+    lowest = alphas[np.isfinite(errors).any(axis=1)][0]
+    return bool((chosen == lowest).any()), bool((chosen == alphas[-1]).any())
+
+
+def _extension(alphas: Array) -> tuple[Array, Array]:
+    """Return the penalties that come (before, after) the grid."""
     step = max(float(np.median(np.diff(np.log10(alphas)))), 0.1)
     beyond = 10.0 ** (step * np.arange(1, int(np.ceil(EXTENSION_DECADES / step)) + 1))
-    low = alphas[0] / beyond[::-1] if edges[0] else []
-    high = alphas[-1] * beyond if edges[1] else []
-    return np.concatenate([low, alphas, high])
+    return alphas[0] / beyond[::-1], alphas[-1] * beyond
 
 
-def _warn_at_edge(solution: Solution, alphas: Array) -> None:
+def _warn_at_edge(chosen: Array, alphas: Array, errors: Array) -> None:
+    lowest = alphas[np.isfinite(errors).any(axis=1)][0]
     for edge, name, meaning in (
-        (alphas[0], "lowest", "the responses may be almost free of noise, or repeat trials across folds"),
+        (lowest, "lowest", "the responses may be almost free of noise, or repeat trials across folds"),
         (alphas[-1], "highest", "the responses may not predict the latents"),
     ):
-        count = int((solution[0] == edge).sum())
+        count = int((chosen == edge).sum())
         if count:
             warnings.warn(
-                f"the best ridge penalty is the {name} tried, {edge:.3g}, for {count} of {len(solution[0])} latents: "
+                f"the best ridge penalty is the {name} tried, {edge:.3g}, for {count} of {len(chosen)} latents: "
                 f"{meaning}; else give other alphas",
                 DataWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
-
-
-def _folds(n_trials: int, n_folds: int, groups: Sequence[object] | None, seed: int) -> Folds:
-    if n_folds < 2:
-        raise UserError(f"cross-validation needs at least 2 folds, got n_folds={n_folds}")
-    if groups is not None and len(groups) != n_trials:
-        raise UserError(f"got {n_trials} trials and {len(groups)} groups: give one group a trial")
-    units = n_trials if groups is None else len(set(groups))
-    if units < n_folds:
-        unit = "trials" if groups is None else "groups of trials"
-        raise UserError(f"{n_folds} folds need at least {n_folds} {unit}, got {units}: lower n_folds or add trials")
-    if groups is None:
-        return list(KFold(n_folds, shuffle=True, random_state=seed).split(np.zeros(n_trials)))
-    number_of = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    labels = [number_of[group] for group in groups]
-    return list(GroupKFold(n_folds).split(np.zeros(n_trials), groups=labels))
 
 
 def _checked_alphas(alphas: Sequence[float] | Array) -> Array:
