@@ -22,9 +22,9 @@ def predict(
         Path | None, typer.Option(help="NIfTI with one z-map a trial, on the grid of the study's mask.")
     ] = None,
     trials: Annotated[Path | None, typer.Option(help="TSV with one row a volume of --zmaps.")] = None,
-    task: Annotated[str | None, typer.Option(help="Decode new runs of this task in the study folder.")] = None,
-    session: Annotated[str | None, typer.Option(help="Only, or else: new runs of this session.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only, or else: the new run with this label.")] = None,
+    task: Annotated[str | None, typer.Option(help="Decode new runs of this task.")] = None,
+    session: Annotated[str | None, typer.Option(help="Decode new runs of this session.")] = None,
+    run: Annotated[str | None, typer.Option(help="Decode the new run with this label.")] = None,
     model: Annotated[str | None, typer.Option(help="The decoder. Default: that of study.toml.")] = None,
     trial_type: Annotated[
         list[str] | None, typer.Option(help="Decode trials of this trial_type alone; may be repeated.")
@@ -44,10 +44,10 @@ def predict(
 ) -> None:
     """Decode new trials of a subject, an imagery run say: latents, attribute scores, faces. Nothing is fitted again.
 
-    Give either --zmaps, or --task, --session or --run of BOLD in the study folder: such runs are preprocessed as the
-    study's own, brought to its grid, and each event is a trial.
+    Give either --zmaps, or one or several of --task, --session and --run, which name new BOLD runs in the study folder:
+    they are preprocessed as the study's own and brought to its grid, and each event is a trial.
 
-    Examples: hyperdecode predict my_study 01 --task imagery --average stim_file
+    Example: hyperdecode predict my_study 01 --task imagery --average stim_file
     """
     from hyperdecode.pipeline.predict import predict as work
     from hyperdecode.study.config import read_config
