@@ -373,6 +373,8 @@ def test_bad_arrays():
         DenseDecoder(n_epochs=1).fit(np.where(np.arange(20) == 3, 1.0, x), y)
     with pytest.raises(UserError, match="fitted on 20 voxels and got 19"):
         DenseDecoder(n_epochs=1).fit(x, y).predict(x[:, 1:])
+    with pytest.raises(UserError, match="got 1 sample"):
+        DenseDecoder(n_epochs=1).fit(x[:1], y[:1])
     with pytest.raises(UserError, match="90 trials and 3 groups"):
         DenseDecoder(n_epochs=1).fit(x, y, groups=[1, 2, 3])
     with pytest.raises(UserError, match="diverged at learning_rate = 1e\\+30: lower it"):

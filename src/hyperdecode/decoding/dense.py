@@ -177,6 +177,8 @@ class DenseDecoder(LinearDecoder):
         held = torch.from_numpy(held_out(len(trials.voxels), self.validation, groups, self.seed))
         held = held.to(trials.voxels.device)
         voxels = trials.voxels[~held]
+        if len(voxels) < 2:
+            raise UserError(f"got {len(voxels)} sample (trial) to train on: give at least 2")
         mean, scale = torch.zeros_like(voxels[0]), torch.ones_like(voxels[0])
         if self.standardize:
             mean, scale = voxels.mean(0), voxels.std(0, correction=0)
