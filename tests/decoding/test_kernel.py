@@ -12,6 +12,7 @@ N_TRIALS = 24
 FOLDS = {
     "alone": [[i] for i in range(N_TRIALS)],
     "pairs": [[2 * i, 2 * i + 1] for i in range(N_TRIALS // 2)],
+    "crossed": [[0, 23, 8], [22, 1, 9], [10, 2, 21], [3, 4], [7, 5], [11, 6], [15, 12, 20], [13, 14, 19], [16, 17, 18]],
     "uneven": [[0, 7, 9], [1, 2], [3, 4], *([i] for i in (5, 6, 8)), [*range(10, 24)]],
     "halves": [[*range(0, 24, 2)], [*range(1, 24, 2)]],
 }

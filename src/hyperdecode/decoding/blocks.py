@@ -64,9 +64,12 @@ class Responses:
         return self._read(self.values[:, start:stop])
 
     def rows(self, which: slice | Tensor) -> Tensor:
-        """Return all voxels of some trials; numbers of trials must ascend."""
+        """Return all voxels of some trials."""
         if isinstance(which, Tensor) and self.on_disk:
-            return self._read(self.values[which.numpy(force=True)])
+            # HDF5 wants rows in their order, and a disk likes it.
+            ordered, order = torch.sort(which)
+            found = self._read(self.values[ordered.numpy(force=True)])
+            return torch.empty_like(found).index_copy_(0, order, found)
         return self._read(self.values[which])
 
     def row_blocks(self, budget: int) -> Iterator[tuple[slice, Tensor]]:

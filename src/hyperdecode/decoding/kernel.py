@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Spectrum", "decompose", "dual_weights", "left_out_errors", "left_out_residuals"]
+__all__ = ["Spectrum", "decompose", "dual_weights", "left_out_errors", "left_out_residuals", "stacked"]
 
 ROUNDING = 100.0
 """An eigenvalue below this many rounding errors of the largest one is known by its size only."""

@@ -23,6 +23,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hyperdecode.decoding.kernel import stacked
+
 __all__ = ["Gram", "decompose_gram", "held_out_errors", "held_out_residuals", "primal_weights"]
 
 Rows = Callable[[Tensor], Tensor]
@@ -140,10 +142,12 @@ def _residuals(
         for block in torch.split(torch.arange(len(gram.roots), device=gram.roots.device), n_rows):
             yield from _alone(gram, rows(block) @ gram.vectors, block, penalties)
         return
+    size = len(gram.values)
+    for same in stacked([fold for fold in folds if len(fold) <= size]):
+        for part in torch.split(same, max(1, n_rows // same.shape[1])):
+            yield from _together(gram, rows(part.flatten()) @ gram.vectors, part, penalties)
     for fold in folds:
-        if len(fold) <= len(gram.values):
-            yield from _together(gram, rows(fold) @ gram.vectors, fold, penalties)
-        else:
+        if len(fold) > size:
             yield from _without(gram, rows, torch.split(fold, n_rows), penalties)
 
 
@@ -157,15 +161,19 @@ def _alone(gram: Gram, trials: Tensor, block: Tensor, penalties: Penalties) -> I
         yield block, number, _plain(gram, trials, block, inverse, columns) / left[:, None]
 
 
-def _together(gram: Gram, trials: Tensor, fold: Tensor, penalties: Penalties) -> Iterator[Part]:
-    unit = gram.roots[fold] / gram.roots.norm()
-    identity = torch.eye(len(fold)).to(trials) - torch.outer(unit, unit)
+def _together(gram: Gram, trials: Tensor, folds: Tensor, penalties: Penalties) -> Iterator[Part]:
+    """Leave out folds of one size, (n_folds, size), each together."""
+    flat = folds.flatten()
+    unit = (gram.roots[folds] / gram.roots.norm())[:, :, None]
+    apart = trials.view(*folds.shape, -1)
+    without = torch.eye(folds.shape[1]).to(trials) - unit @ unit.mT
     for number, (alpha, columns) in enumerate(penalties):
         inverse = 1 / (gram.values + alpha)
-        system = identity - (trials * inverse) @ trials.T
-        factor, failed = torch.linalg.cholesky_ex(system)
-        residuals = torch.cholesky_solve(_plain(gram, trials, fold, inverse, columns), factor)
-        yield fold, number, residuals.fill_(torch.nan) if _singular(gram, factor, failed) else residuals
+        factors, failed = torch.linalg.cholesky_ex(without - (apart * inverse) @ apart.mT)
+        residuals = _plain(gram, trials, flat, inverse, columns).view(*folds.shape, -1)
+        residuals = torch.cholesky_solve(residuals, factors)
+        residuals[_singular(gram, factors, failed)] = torch.nan
+        yield flat, number, residuals.flatten(0, 1)
 
 
 def _without(gram: Gram, rows: Rows, blocks: Sequence[Tensor], penalties: Penalties) -> Iterator[Part]:
@@ -185,15 +193,16 @@ def _without(gram: Gram, rows: Rows, blocks: Sequence[Tensor], penalties: Penalt
         unit = torch.cat([gram.values + alpha, gram.values.new_ones(1)]).rsqrt()
         factor, failed = torch.linalg.cholesky_ex(identity - unit[:, None] * inner * unit)
         weights = unit[:, None] * torch.cholesky_solve(unit[:, None] * targets[:, columns], factor)
-        fitted.append(weights.fill_(torch.nan) if _singular(gram, factor, failed) else weights)
+        fitted.append(torch.where(_singular(gram, factor, failed), torch.nan, weights))
     for block in blocks:
         extended = _extended(gram, rows, block)
         for number, (_, columns) in enumerate(penalties):
             yield block, number, gram.latents[block][:, columns] - extended @ fitted[number]
 
 
-def _singular(gram: Gram, factor: Tensor, failed: Tensor) -> bool:
-    return bool(failed) or not float(factor.diagonal().min()) ** 2 > gram.tiny
+def _singular(gram: Gram, factors: Tensor, failed: Tensor) -> Tensor:
+    pivots = factors.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+    return (failed != 0) | ~(pivots > gram.tiny)
 
 
 def _extended(gram: Gram, rows: Rows, block: Tensor) -> Tensor:

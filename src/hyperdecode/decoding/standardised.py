@@ -17,6 +17,10 @@ PRODUCT_COLUMNS = 1024
 """Voxels (or trials) whose products are summed in float32 before the sum goes on in float64."""
 
 
+ROW_BYTES = 2**27
+"""Trials that are worked on at once, in bytes of float64: more are no faster."""
+
+
 class Moments(NamedTuple):
     """Weighted mean, and weighted sum of squared deviations from it, of some voxels, float64."""
 
@@ -85,11 +89,12 @@ class Standardised:
         `latents` are weighted and centred, (n_trials, n_latents); so are the trials that are summed.
         """
         self._learn_by_rows()
+        if self.whole:
+            self.kept = self._standardise(self.responses.rows(slice(None)), slice(None))
         total = torch.zeros(self.n_voxels, self.n_voxels, dtype=torch.float64, device=self.mean.device)
         cross = torch.zeros(self.n_voxels, latents.shape[1], dtype=torch.float64, device=self.mean.device)
-        for rows in torch.split(torch.arange(len(self.weights), device=self.mean.device), self.n_rows):
-            z = self._standardise(self.responses.rows(rows), slice(None))
-            self.kept = z if self.whole else None
+        for rows in self._row_blocks():
+            z = self._rows(rows)
             z = z * self.weights[rows].sqrt().to(z)[:, None] if self.weighted else z
             _add_products(total, z)
             cross += z.T.double() @ latents[rows]
@@ -97,15 +102,21 @@ class Standardised:
 
     @property
     def n_rows(self) -> int:
-        """Trials that are read at once, where trials are."""
-        if self.whole:
-            return len(self.weights)
-        return max(1, self.budget // (3 * 8 * self.n_voxels))
+        """Trials that are worked on at once, where trials are."""
+        return max(1, min(self.budget // 4, ROW_BYTES) // (8 * self.n_voxels))
 
     def trials(self, which: Tensor) -> Tensor:
         """Return weighted, standardised trials, float64."""
-        z = self._standardise(self.responses.rows(which), slice(None)) if self.kept is None else self.kept[which]
-        return z.double() * self.weights[which].sqrt()[:, None] if self.weighted else z.double()
+        z = self._rows(which).double()
+        return z * self.weights[which].sqrt()[:, None] if self.weighted else z
+
+    def _rows(self, which: Tensor) -> Tensor:
+        if self.kept is not None:
+            return self.kept[which]
+        return self._standardise(self.responses.rows(which), slice(None))
+
+    def _row_blocks(self) -> Iterator[Tensor]:
+        yield from torch.split(torch.arange(len(self.weights), device=self.mean.device), self.n_rows)
 
     def columns(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield standardised voxels block by block, all trials of each."""
@@ -132,7 +143,7 @@ class Standardised:
         """Merge the moments of blocks of trials (Chan, Golub & LeVeque 1983, Am. Stat. 37:242)."""
         total, found = 0.0, Moments(torch.zeros_like(self.mean), torch.zeros_like(self.mean))
         finite = torch.ones_like(self.mean, dtype=torch.bool)
-        for rows in torch.split(torch.arange(len(self.weights), device=self.mean.device), self.n_rows):
+        for rows in self._row_blocks():
             block, weights = self.responses.rows(rows), self.weights[rows]
             moments, more = self._moments(block, weights), float(weights.sum())
             finite &= torch.isfinite(moments.mean) | torch.isfinite(block).all(0)
