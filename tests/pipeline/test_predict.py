@@ -322,6 +322,21 @@ def test_the_sheet_shows_what_was_shown_above_what_was_decoded(study, work):
     assert np.abs(pixels[top : top + 160, 6:166] - np.asarray(face)).mean() < 12
 
 
+def test_latents_z_are_drawn_through_w(study, work, tiny_generator):
+    stem = Layout(study).decoded("01", "ridge", "decoder")
+    write_decoder(stem, replace(decoder(study), latent_space="z", truncation=0.5))
+    result = work(study, zmaps=zmap(study))
+    z = torch.from_numpy(load_file(result.latents)["drawn"][:1])
+    wanted = to_uint8(tiny_generator.images(tiny_generator.to_w(z, 0.5)))[0]
+    assert np.array_equal(read_picture(result.pictures[0]), wanted)
+
+
+def test_pictures_of_predictions_as_they_are(study, work):
+    config = StudyConfig.model_validate(settings().model_dump() | {"decoding": {"match_norm": False}})
+    found = load_file(work(study, config, zmaps=zmap(study), pictures=False).latents)
+    assert np.array_equal(found["predicted"], found["drawn"])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_voxels_without_a_value(study, work, tmp_path, value):
     fitted = decoder(study)
@@ -535,3 +550,32 @@ def test_kept_bold(simulated, work, tmp_path, tiny_generator):
     assert [name.split("_")[0] for name in result.ran] == ["bold", "zmaps", "predict"]
     after = contents(study)
     assert {path: after[path] for path in before} == before
+
+
+def test_a_run_that_fmriprep_has_done(simulated, work, tmp_path, tiny_generator):
+    study = Path(shutil.copytree(simulated, tmp_path / "study"))
+    func = study / "derivatives" / "fmriprep" / "sub-01" / "func"
+    func.mkdir(parents=True)
+    (func.parents[1] / "dataset_description.json").write_text('{"Name": "fMRIPrep", "BIDSVersion": "1.4.0"}')
+    space = "space-MNI152NLin2009cAsym_"
+    for bold in sorted((study / "sub-01" / "func").glob("*_bold.nii.gz")):
+        stem = bold.name.removesuffix("bold.nii.gz")
+        image = nib.load(bold)
+        shutil.copy(bold, func / f"{stem}{space}desc-preproc_bold.nii.gz")
+        (func / f"{stem}{space}desc-preproc_bold.json").write_text('{"RepetitionTime": 1.5}')
+        mean = np.asarray(image.dataobj).mean(axis=3)
+        brain = nib.Nifti1Image((mean > mean.max() / 10).astype(np.uint8), image.affine)
+        nib.save(brain, func / f"{stem}{space}desc-brain_mask.nii.gz")
+        moved = np.random.default_rng(0).normal(0, 0.01, (image.shape[3], 6))
+        names = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+        pd.DataFrame(moved, columns=names).to_csv(func / f"{stem}desc-confounds_timeseries.tsv", sep="\t", index=False)
+    config = settings(source="fmriprep", source_dir="derivatives/fmriprep")
+    fitted = analyse(study, config, tiny_generator)
+    before = contents(study)
+    result = work(study, config, task="imagery", pictures=False)
+    assert [name.split("_")[0] for name in result.ran] == ["zmaps", "predict"]
+    after = contents(study)
+    assert {path: after[path] for path in before} == before
+    table = pd.read_csv(result.table, sep="\t")
+    true = read_stimuli(study).latents(list(table["stim_file"]), fitted.latent_space).numpy()
+    assert identified(load_file(result.latents)["predicted"], true) > 0.8

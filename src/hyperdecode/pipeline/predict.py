@@ -225,6 +225,8 @@ class _Prediction:
         ran += self._run_step(self._decode_step(), force)
         table = pd.read_csv(self.table, sep="\t", dtype=str)
         made = tuple(self.folder / name for name in table["picture"])
+        if force:
+            self._drop_stale(set(table["picture"]))
         if pictures:
             ran += self._run_step(self._draw_step(table), force)
         return PredictResult(
@@ -237,6 +239,12 @@ class _Prediction:
             tuple(ran),
             tuple(self._notes(table)),
         )
+
+    def _drop_stale(self, current: set[str]) -> None:
+        """Remove pictures of earlier predictions that had more rows, or averages in place of trials."""
+        for stale in self.folder.glob("*.png"):
+            if PICTURE.fullmatch(stale.name) and stale.name not in current:
+                stale.unlink()
 
     def _run_step(self, step: Step, force: bool) -> list[str]:
         if not force and not is_fresh(step, self.layout.study, self.records):
@@ -316,9 +324,6 @@ class _Prediction:
         return self._step("draw", (self.latents, self.table), outputs, settings, partial(self._draw, table))
 
     def _draw(self, table: pd.DataFrame) -> None:
-        for stale in self.folder.glob("*.png"):
-            if PICTURE.fullmatch(stale.name) and stale.name not in set(table["picture"]):
-                stale.unlink()
         latents = torch.from_numpy(load_file(self.latents)["drawn"])
         if self.fitted.latent_space == "z":
             latents = picture_latents(self.generator, latents, self.fitted.truncation)

@@ -121,7 +121,9 @@ class FittedDecoder:
             When the number of voxels differs, or a response is not finite.
         """
         responses, kind = checked_matrix(X, "responses", self.coef.shape[1])
-        weights, constant = (torch.from_numpy(np.array(a)).to(responses) for a in (self.coef, self.intercept))
+        weights, constant = (
+            torch.from_numpy(np.require(a, requirements="W")).to(responses) for a in (self.coef, self.intercept)
+        )
         return kind.back(torch.addmm(constant, responses, weights.T))
 
     def stretched(self, predicted: ArrayLike) -> NDArray[np.float64]:

@@ -158,7 +158,9 @@ def read_decoder(path_stem: str | os.PathLike[str]) -> FittedDecoder:
     said = _description(read_bytes(path, MAX_JSON_BYTES), str(path))
     data = read_bytes(arrays_path)
     if sha256_bytes(data) != said.arrays_sha256:
-        raise WeightFileError(f"{arrays_path} is not the file that {path.name} was written with: copy both again")
+        raise WeightFileError(
+            f"{arrays_path} is not the file that {path.name} was written with: copy both, or fit the decoder anew"
+        )
     try:
         arrays = {str(name): np.array(value) for name, value in load(data).items()}
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
