@@ -11,6 +11,7 @@ from hyperdecode.decoding.activation_loss import ActivationLossDecoder
 from hyperdecode.decoding.activation_targets import LayerCrop, TargetActivations
 from hyperdecode.decoding.activation_training import Problem, loss_and_gradient
 from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.decoding.training import held_out
 from hyperdecode.errors import DataWarning, LeakageError, UserError
 from hyperdecode.generators import PGGAN
 
@@ -135,18 +136,19 @@ def test_the_activation_error_falls(tiny_generator, faces, start):
         assert error < 0.8 * activation_error(tiny_generator, ridge.predict(x), w) / trained.activation_variance_
 
 
-def test_held_out_trials_get_better_than_where_it_began_and_so_do_new_ones(tiny_generator, faces):
-    (x, w), (new, new_w) = faces
-    settings = {"latent_weight": 0.0, "validation": 0.3, "n_epochs": 20, "patience": 20, "learning_rate": 3e-3}
-    trained = decoder(tiny_generator, **settings).fit(x, w)
-    best = trained.best_epoch_
-    assert 0 < best < 20 and len(trained.validation_losses_) == 21
-    assert trained.validation_losses_[best] == trained.validation_losses_.min() < trained.validation_losses_[0]
-    assert len(trained.losses_) == best
-    ridge = RidgeDecoder(seed=0).fit(x, w)
-    assert activation_error(tiny_generator, trained.predict(new), new_w) < activation_error(
-        tiny_generator, ridge.predict(new), new_w
-    )
+def test_held_out_trials_choose_the_epoch_and_get_better_than_where_it_began(tiny_generator, faces):
+    (x, w), _ = faces
+    settings = {"latent_weight": 0.0, "validation": 0.3, "n_epochs": 12, "patience": 12}
+    kept = decoder(tiny_generator, **settings, refit=False).fit(x, w)
+    losses, best = kept.validation_losses_, kept.best_epoch_
+    assert best > 0 and len(losses) == 13 and losses[best] == losses.min() < losses[0]
+    held = held_out(80, 0.3, None, 0)
+    for fitted, loss in ((kept, losses[best]), (RidgeDecoder(seed=0).fit(x[~held], w[~held]), losses[0])):
+        error = activation_error(tiny_generator, fitted.predict(x[held]), w[held])
+        assert error / kept.activation_variance_ == pytest.approx(loss, rel=1e-4)
+    refitted = decoder(tiny_generator, **settings).fit(x, w)
+    plain = decoder(tiny_generator, **settings | {"validation": 0.0, "n_epochs": best}).fit(x, w)
+    assert np.array_equal(refitted.coef_, plain.coef_) and len(refitted.losses_) == best
 
 
 def test_where_training_helps_nobody_it_stays_at_ridge(tiny_generator, faces):
