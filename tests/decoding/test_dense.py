@@ -1,3 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -120,13 +123,24 @@ def test_threads_change_no_bit(monkeypatch):
     found = []
     for threads in (1, 2):
         monkeypatch.setattr(adam, "default_threads", lambda n=threads: n)
-        before = torch.get_num_threads()
         layer = BlockedLayer(state, Rule(0.01, 0.1, False), block_bytes=1)
         layer.train(batches, 3)
         layer.train(batches, 2)
-        assert torch.get_num_threads() == before
         found.append(layer.weights())
     assert torch.equal(*found)
+
+
+def test_the_threads_of_torch_are_as_before():
+    state, batches = layer_problem()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        BlockedLayer(state, Rule(0.01, 0.1, False)).train(batches, 1)
+        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", [BlockedLayer, WholeLayer])
@@ -198,38 +212,41 @@ def test_weights_are_for_raw_voxels(standardize):
 def test_validation_stops_at_the_best_weights_and_never_trains_on_what_it_holds_out():
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((60, 40)), rng.standard_normal((60, 3))
-    groups = [i // 2 for i in range(60)]
+    groups, weights = [i // 2 for i in range(60)], rng.uniform(0.2, 3, 60)
     settings = {"learning_rate": 3e-3, "weight_decay": 0.0, "validation": 0.3, "seed": 2}
-    decoder = DenseDecoder(n_epochs=400, patience=7, **settings).fit(x, y, groups=groups)
+    decoder = DenseDecoder(n_epochs=400, patience=7, **settings).fit(x, y, groups=groups, sample_weight=weights)
     losses = decoder.validation_losses_
     assert decoder.best_epoch_ == 1 + np.argmin(losses)
     assert decoder.n_epochs_ == len(losses) == len(decoder.losses_) == decoder.best_epoch_ + 7 < 400
     assert decoder.best_epoch_ > 1
     held = dense.held_out(60, 0.3, groups, 2)
     assert held.sum() == 18
-    error = 0.5 * np.mean((decoder.predict(x[held]) - y[held]) ** 2)
+    per_trial = 0.5 * np.mean((decoder.predict(x[held]) - y[held]) ** 2, axis=1)
+    error = np.average(per_trial, weights=weights[held])
     np.testing.assert_allclose(error, losses.min(), rtol=1e-5)
 
     changed = np.where(held[:, None], x + 5, x)
     fixed = {**settings, "n_epochs": decoder.best_epoch_, "patience": 400}
-    same = DenseDecoder(**fixed).fit(changed, y, groups=groups)
+    same = DenseDecoder(**fixed).fit(changed, y, groups=groups, sample_weight=weights)
     np.testing.assert_array_equal(same.losses_, decoder.losses_[: decoder.best_epoch_])
     np.testing.assert_array_equal(same.x_mean_, decoder.x_mean_)
-    alone = DenseDecoder(**{**fixed, "validation": 0.0}).fit(x[~held], y[~held])
+    alone = DenseDecoder(**{**fixed, "validation": 0.0}).fit(x[~held], y[~held], sample_weight=weights[~held])
     np.testing.assert_allclose(alone.predict(x), decoder.predict(x), atol=1e-6)
+    np.testing.assert_allclose(alone.losses_, same.losses_, rtol=1e-6)
 
 
 class Memory:
     """A checkpoint in memory, of copies."""
 
     def __init__(self, every=1):
-        self.every, self.state, self.saves = every, None, 0
+        self.every, self.state, self.saved_at = every, None, []
 
     def load(self):
         return self.state
 
     def save(self, state):
-        self.state, self.saves = {name: np.array(value) for name, value in state.items()}, self.saves + 1
+        self.state = {name: np.array(value) for name, value in state.items()}
+        self.saved_at.append(len(state["losses"]))
 
 
 class KilledError(Exception):
@@ -253,10 +270,8 @@ def test_killed_at_any_epoch_it_ends_at_the_same_bits(every, validation):
     for epoch in range(1, 14):
         memory = Memory(every)
         decoder = DenseDecoder(**settings, checkpoint=memory, progress=kill_at(epoch))
-        try:
+        with suppress(KilledError):
             decoder.fit(x, y)
-        except KilledError:
-            assert memory.saves > 0 or epoch < every
         told = []
         again = clone(decoder).set_params(checkpoint=memory, progress=lambda *a, told=told: told.append(a)).fit(x, y)
         for name in ("coef_", "intercept_", "losses_", "validation_losses_", "n_epochs_", "best_epoch_"):
@@ -266,11 +281,12 @@ def test_killed_at_any_epoch_it_ends_at_the_same_bits(every, validation):
 
 def test_more_epochs_go_on_where_it_ended():
     x, y = planted(n=40)
-    memory = Memory(every=100)
+    memory = Memory(every=2)
     DenseDecoder(n_epochs=5, checkpoint=memory).fit(x, y)
-    assert memory.saves == 1
+    assert memory.saved_at == [2, 4, 5]
     more = DenseDecoder(n_epochs=8, checkpoint=memory).fit(x, y)
     np.testing.assert_array_equal(more.coef_, DenseDecoder(n_epochs=8).fit(x, y).coef_)
+    assert memory.saved_at == [2, 4, 5, 6, 8]
     np.testing.assert_array_equal(more.losses_[:5], DenseDecoder(n_epochs=5).fit(x, y).losses_)
 
 

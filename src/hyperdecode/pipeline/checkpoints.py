@@ -46,7 +46,7 @@ class FileCheckpoint:
         if not self.path.exists():
             return None
         try:
-            found = load(read_bytes(self.path))
+            found: State = load(read_bytes(self.path))
         except WeightFileError:
             raise self._unreadable("it is empty or too large") from None
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -55,7 +55,7 @@ class FileCheckpoint:
             raise self._unreadable(shown(str(error))) from None
         if len(found) > MAX_ARRAYS or any(value.dtype.name not in DTYPES for value in found.values()):
             raise self._unreadable("it holds other things than a checkpoint does")
-        return {name: value.copy() for name, value in found.items()}
+        return found
 
     def save(self, state: State) -> None:
         """Write a state in place of the one before.
