@@ -196,7 +196,9 @@ def write_responses(path: Path, n_trials: int, n_voxels: int) -> None:
     responses = np.lib.format.open_memmap(path / "x.npy", mode="w+", dtype=np.float32, shape=(n_trials, n_voxels))
     for start in range(0, n_trials, rows):
         part = latents[start : start + rows]
-        responses[start : start + rows] = part @ pattern + 3 * rng.standard_normal((len(part), n_voxels), np.float32)
+        responses[start : start + rows] = part @ pattern + NOISE * rng.standard_normal(
+            (len(part), n_voxels), np.float32
+        )
     responses.flush()
     np.save(path / "y.npy", latents)
 

@@ -4,11 +4,13 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import has_fit_parameter
 
+from hyperdecode.decoding.dense import DenseDecoder
 from hyperdecode.decoding.ridge import RidgeDecoder
 
 DECODERS = [
     RidgeDecoder(),
     RidgeDecoder(cv=3, per_latent=True),
+    DenseDecoder(n_epochs=100, learning_rate=0.01, weight_decay=0.0, first_weights=0.0),
 ]
 
 
@@ -29,7 +31,7 @@ def exceptions(decoder):
     return EXCEPTIONS | (EXCEPTIONS_OF_WEIGHTS if has_fit_parameter(decoder, "sample_weight") else {})
 
 
-@pytest.mark.filterwarnings("default::hyperdecode.errors.DataWarning")
+@pytest.mark.filterwarnings("ignore::hyperdecode.errors.DataWarning")
 @parametrize_with_checks(DECODERS, expected_failed_checks=exceptions, xfail_strict=True)
 def test_keeps_the_conventions_of_scikit_learn(estimator, check):
     check(estimator)

@@ -220,6 +220,12 @@ def test_a_system_larger_than_memory_says_what_it_needs():
     with pytest.raises(UserError, match=r"120 trials needs 0.714 MB .* may take 0.1 MB") as caught:
         RidgeDecoder(memory=100_000).fit(x, y)
     assert "\n" not in str(caught.value)
+    x, y = planted(n=120, voxels=80, noise=8)
+    dual, primal = (RidgeDecoder(memory=memory).fit(x, y) for memory in (800_000, 500_000))
+    assert hasattr(dual, "dual_coef_")
+    assert not hasattr(primal, "dual_coef_")
+    assert np.allclose(dual.coef_, primal.coef_)
+    assert np.allclose(dual.cv_scores_, primal.cv_scores_)
     with pytest.raises(UserError, match="bytes above 0"):
         RidgeDecoder(memory=0).fit(x, y)
 

@@ -41,7 +41,8 @@ class RidgeDecoder(LinearDecoder):
     The penalty is the one with the least squared error on trials left out *of the training trials*; each fit
     that leaves trials out has an intercept of its own. The voxel scale `s` comes from all training trials.
     One eigendecomposition gives all penalties and all folds exactly (`hyperdecode.decoding.kernel`):
-    of the trials' kernel, or, where there are at least twice as many trials as voxels, of the voxels' products.
+    of the trials' kernel, or, where there are at least twice as many trials as voxels (or that alone fits memory),
+    of the voxels' products.
 
     Parameters
     ----------
@@ -159,8 +160,7 @@ class RidgeDecoder(LinearDecoder):
         folds = folds_of(len(latents), self.cv, groups, self.seed)
         mean = latents.mean(0) if weights is None else weights @ latents / len(latents)
 
-        primal = 2 * responses.shape[1] <= responses.shape[0]
-        budget = self._budget(responses, latents.shape[1], primal)
+        primal, budget = self._planned(responses, latents.shape[1])
         voxels = Standardised(responses, weights, self.standardize, budget)
         form = _Primal if primal else _Dual
         solver = form(voxels, latents - mean, weights, _on(folds, latents.device))
@@ -172,20 +172,23 @@ class RidgeDecoder(LinearDecoder):
         self._keep(solver, voxels, torch.from_numpy(chosen).to(latents), latents, mean)
         return self
 
-    def _budget(self, responses: Responses, n_latents: int, primal: bool) -> int:
-        """Return the bytes that blocks of responses may take beside the system of equations."""
+    def _planned(self, responses: Responses, n_latents: int) -> tuple[bool, int]:
+        """Return whether to solve the primal form, and the bytes that blocks may take beside its equations."""
         if self.memory is not None and not self.memory > 0:
             raise UserError(f"memory must be a number of bytes above 0, got {self.memory!r}")
         memory = available_memory(responses.kind.device) // 2 if self.memory is None else int(self.memory)
         n_trials, n_voxels = responses.shape
-        size, what = (n_voxels, "voxels") if primal else (n_trials, "trials")
-        needed = 6 * 8 * size**2 + 8 * n_latents * (4 * n_trials + (n_voxels if primal else 0))
+        dual_needs = 8 * (6 * n_trials**2 + 4 * n_trials * n_latents)
+        primal_needs = 8 * (6 * n_voxels**2 + (4 * n_trials + n_voxels) * n_latents)
+        # With about as many voxels as trials the dual form loses less to rounding and costs about the same.
+        primal = 2 * n_voxels <= n_trials or (n_voxels < n_trials and dual_needs >= memory)
+        size, what, needed = (n_voxels, "voxels", primal_needs) if primal else (n_trials, "trials", dual_needs)
         if needed >= memory:
             raise UserError(
                 f"ridge regression on {size} {what} needs {_amount(needed)} for its {size} x {size} system and may "
                 f"take {_amount(memory)}: give a larger memory, or average repeats, or leave {what} out"
             )
-        return memory - needed
+        return primal, memory - needed
 
     def _searched(self, solver: _Solver, alphas: Array) -> tuple[Array, Array]:
         """Return the penalties that were tried, and the error of each for each latent."""
