@@ -117,17 +117,18 @@ def test_blocks_take_the_steps_of_the_whole_layer(rule, monkeypatch):
     assert (whole.weights() - state.weights).abs().max() > 0.1
 
 
-def test_threads_change_no_bit(monkeypatch):
+def test_threads_and_stretches_change_no_bit(monkeypatch):
     state, batches = layer_problem(latents=70)
-    monkeypatch.setattr(adam, "MIN_WIDTH", 16)
-    found = []
+    monkeypatch.setattr(adam, "MIN_WIDTH", 4)
+    rule = Rule(0.01, 0.1, False)
+    through = BlockedLayer(state, rule, block_bytes=1)
+    losses = through.train(batches, 5)
     for threads in (1, 2):
         monkeypatch.setattr(adam, "default_threads", lambda n=threads: n)
-        layer = BlockedLayer(state, Rule(0.01, 0.1, False), block_bytes=1)
-        layer.train(batches, 3)
-        layer.train(batches, 2)
-        found.append(layer.weights())
-    assert torch.equal(*found)
+        layer = BlockedLayer(state, rule, block_bytes=1)
+        parts = [layer.train(batches, n) for n in (1, 3, 1)]
+        assert torch.equal(layer.weights(), through.weights())
+        np.testing.assert_array_equal(np.concatenate(parts), losses)
 
 
 def test_the_threads_of_torch_are_as_before():

@@ -124,7 +124,9 @@ class BlockedLayer:
         """Show all batches `n_epochs` times and return the mean loss of each epoch."""
         with _one_thread_each(min(default_threads(), len(self._blocks))) as pool:
             futures = [pool.submit(block.train, batches, n_epochs, self._steps, self._rule) for block in self._blocks]
-            losses: NDArray[np.float64] = np.sum([future.result() for future in futures], axis=0)
+            losses = np.zeros(n_epochs)
+            for future in futures:  # one after another: NumPy's order of a sum depends on the number of epochs
+                losses += future.result()
         self._steps += n_epochs * len(batches.inputs)
         return losses
 
