@@ -22,8 +22,8 @@ __all__ = ["AdamState", "Batches", "BlockedLayer", "Layer", "Rule", "WholeLayer"
 Float32Array = NDArray[np.float32]
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-# Weights, gradient and both moments of one block: half of what a core has of the last cache on common CPUs. Wider
-# blocks multiply faster; narrower ones, down to MIN_WIDTH latents, stay closer.
+# Weights, gradient and both moments of one block. Narrower blocks stay closer to the core and multiply more slowly: at
+# 4096 voxels 2 MiB (32 latents) cost 1.3 times the time of 4 MiB, and 8 or 16 MiB gained a tenth at most.
 BLOCK_BYTES = 4 * 2**20
 MIN_WIDTH = 16
 
