@@ -21,7 +21,7 @@ EXCEPTIONS = {
 EXCEPTIONS_OF_WEIGHTS = {
     "check_sample_weight_equivalence_on_dense_data": (
         "weights are divided by their mean, so that a penalty means the same in any unit, and none may be zero; "
-        "test_ridge.py checks them against repeated trials"
+        "the tests of each decoder compare them with fits or repeats of their own"
     ),
 }
 

@@ -135,3 +135,29 @@ def test_a_kernel_of_float32_is_believed_less():
     assert torch.isnan(left_out_errors(single, [1e-4])).all()
     assert torch.isfinite(left_out_errors(single, [1.0])).all()
     assert torch.isfinite(left_out_errors(decompose(kernel, torch.from_numpy(y)), [1e-4])).all()
+
+
+@pytest.mark.parametrize("folds", FOLDS.values(), ids=FOLDS.keys())
+@pytest.mark.parametrize("n_voxels", [60, 23, 20, 8])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_whatever_the_penalty_the_error_is_right_or_nan(n_voxels, folds, repeated):
+    x, y, _ = problem(n_voxels)
+    if repeated:
+        x[[1, 9]] = x[[0, 16]]
+    # Below 1e-9 the fit without a fold is that of least squares, the shortest where there are many.
+    limit = np.zeros(4)
+    for fold in folds:
+        rest = np.setdiff1d(np.arange(N_TRIALS), fold)
+        mean = x[rest].mean(0)
+        weights = np.linalg.pinv(x[rest] - mean, rcond=1e-10) @ (y[rest] - y[rest].mean(0))
+        limit += ((y[fold] - y[rest].mean(0) - (x[fold] - mean) @ weights) ** 2).sum(0) / N_TRIALS
+    alphas = np.logspace(-18, 0, 10).tolist()
+    found = [left_out_errors(dual(x, y, None), alphas, tensors(folds)).numpy()]
+    if n_voxels <= N_TRIALS / 2:
+        gram, rows = primal(x, y, None)
+        found.append(held_out_errors(gram, rows, alphas, tensors(folds), 7).numpy())
+    for errors in found:
+        assert np.isfinite(errors[-4:]).all()
+        for alpha, error in zip(alphas, errors, strict=True):
+            exact = limit if alpha < 1e-9 else (refitted(x, y, None, np.full(4, alpha), folds) ** 2).mean(0)
+            assert np.isnan(error).all() or np.allclose(error, exact, rtol=1e-3), alpha

@@ -32,8 +32,11 @@ from torch import Tensor
 
 __all__ = ["Spectrum", "decompose", "dual_weights", "left_out_errors", "left_out_residuals", "stacked"]
 
-ROUNDING = 100.0
-"""An eigenvalue below this many rounding errors of the largest one is known by its size only."""
+ROUNDING = 1000.0
+"""A penalty is believed beside an eigenvalue of about zero when it is this many rounding errors of the largest one."""
+
+SINGULAR = 1e4
+"""What divides residuals must be this many rounding errors of the largest term in it: about four digits are left."""
 
 
 class Spectrum(NamedTuple):
@@ -180,11 +183,13 @@ class _LeaveOut:
         if float(s.values[0]) + alpha < s.floor:
             return torch.full((len(s.roots), s.targets[:, columns].shape[1]), torch.nan).to(s.vectors)
         residuals = s.vectors @ (inverse[:, None] * s.targets[:, columns])
+        least = SINGULAR * torch.finfo(torch.float64).eps * float(inverse.max())
         if self.squares is not None:
-            return residuals.div_((self.squares @ inverse)[:, None])
+            divisors = self.squares @ inverse
+            return residuals.div_(torch.where(divisors > least, divisors, torch.nan)[:, None])
         for rows in self.stacks:
             part = s.vectors[rows]
-            residuals[rows] = _solved((part * inverse) @ part.mT, residuals[rows])
+            residuals[rows] = _solved((part * inverse) @ part.mT, residuals[rows], least)
         return residuals
 
 
@@ -196,11 +201,10 @@ def stacked(folds: Sequence[Tensor]) -> list[Tensor]:
     return [torch.stack(same) for same in by_size.values()]
 
 
-def _solved(systems: Tensor, right: Tensor) -> Tensor:
-    """Solve positive definite systems; NaN for those that are singular to working precision."""
+def _solved(systems: Tensor, right: Tensor, least: float) -> Tensor:
+    """Solve positive definite systems; NaN for those with a smaller pivot than the least that can be believed."""
     factors, failed = torch.linalg.cholesky_ex(systems)
-    pivots = factors.diagonal(dim1=-2, dim2=-1)
-    tiny = torch.finfo(systems.dtype).eps ** 0.5
-    failed = (failed != 0) | ~(pivots.amin(-1) > tiny * pivots.amax(-1))
+    pivots = factors.diagonal(dim1=-2, dim2=-1).amin(-1).square()
+    failed = (failed != 0) | ~(pivots > least)
     solution = torch.cholesky_solve(right, factors)
     return torch.where(failed[:, None, None], torch.nan, solution)
