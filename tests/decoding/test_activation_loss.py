@@ -34,11 +34,11 @@ def decoder(generator, **changes):
     return ActivationLossDecoder(generator, **{**settings, **changes})
 
 
-def activation_error(generator, predicted, true, layer=LAYER, crop=6):
+def activation_error(generator, predicted, true, layer=LAYER, crop=6, counts=None):
     made, seen = (
         generator.activations(torch.as_tensor(a).float(), [layer], crop=crop)[layer] for a in (predicted, true)
     )
-    return float((made - seen).square().mean())
+    return float(np.average((made - seen).square().mean((1, 2, 3)).numpy(), weights=counts))
 
 
 def memory(every=1, stop=None):
@@ -69,7 +69,8 @@ def test_gradient_is_that_of_finite_differences(make_tiny, make_tiny_pggan_tenso
     )
     scale = (np.linspace(-0.2, 0.2, 16), np.linspace(0.5, 1.5, 16))
     crop = LayerCrop(generator, layer, 3, scale=scale)
-    problem = Problem(torch.zeros(5, 1), true, TargetActivations(crop, true), crop, weights)
+    of_trials = torch.tensor([0.5, 1.5, 1.0, 0.2, 1.8], dtype=torch.float64)
+    problem = Problem(torch.zeros(5, 1), true, of_trials, TargetActivations(crop, true), crop, weights)
     rows = torch.tensor([3, 0, 4])
 
     def plain(values):
@@ -80,9 +81,8 @@ def test_gradient_is_that_of_finite_differences(make_tiny, make_tiny_pggan_tenso
         )
         start = (a.shape[-1] - 3) // 2
         inner = (..., slice(start, start + 3), slice(start, start + 3))
-        return float(
-            weights[0] * (values - true[rows]).square().mean() + weights[1] * (a[inner] - b[inner]).square().mean()
-        )
+        away = (values - true[rows]).square().mean(1), (a[inner] - b[inner]).square().mean((1, 2, 3))
+        return float((of_trials[rows] * (weights[0] * away[0] + weights[1] * away[1])).mean())
 
     loss, gradient = loss_and_gradient(problem, decoded[rows], rows)
     assert loss == pytest.approx(plain(decoded[rows]), rel=1e-9)
@@ -165,6 +165,18 @@ def test_where_training_helps_nobody_it_stays_at_ridge(tiny_generator, faces):
     assert not np.allclose(kept.predict(new), ridge.predict(new), atol=1e-6)  # fewer trials
 
 
+def test_weights_of_trials_count_from_the_start_on(tiny_generator, faces):
+    (x, w), (new, _) = faces
+    counts = np.linspace(0.2, 3, 80)
+    ridge = RidgeDecoder(seed=0).fit(x, w, sample_weight=counts)
+    settings = {"validation": 0.0, "n_epochs": 1, "weight_decay": 0.0}
+    begun = decoder(tiny_generator, **settings, learning_rate=1e-12).fit(x, w, sample_weight=counts)
+    assert np.allclose(begun.predict(new), ridge.predict(new), atol=1e-6)
+    seen = activation_error(tiny_generator, ridge.predict(x), w, counts=counts) / begun.activation_variance_
+    away = (counts[:, None] * np.square(ridge.predict(x) - w)).mean() / counts.mean() / begun.latent_variance_
+    assert begun.losses_[0] == pytest.approx(seen + away, rel=1e-4)
+
+
 def test_without_refit_the_best_weights_are_kept(tiny_generator, faces):
     (x, w), _ = faces
     kept = decoder(tiny_generator, validation=0.3, n_epochs=20, patience=3, refit=False, seed=2).fit(x, w)
@@ -238,6 +250,15 @@ def test_targets_are_kept_as_far_as_there_is_room(tiny_generator, faces, monkeyp
     rows = torch.tensor([7, 7, 79, 0])
     assert torch.allclose(targets.of(rows), expected[rows], rtol=1e-3 if dtype == torch.float16 else 1e-5, atol=1e-3)
     assert targets.variance == pytest.approx(float(expected.var(0, correction=0).mean()), rel=1e-5)
+
+
+def test_targets_beyond_the_range_of_float16_are_made_anew(tiny_generator, faces, monkeypatch):
+    w, plain = torch.from_numpy(faces[0][1]), LayerCrop.__call__
+    monkeypatch.setattr(LayerCrop, "__call__", lambda self, y: 1e6 * plain(self, y))
+    monkeypatch.setattr(activation_targets, "TARGET_BYTES", 80 * 6 * 6 * 16 * 3)
+    crop = LayerCrop(tiny_generator, LAYER, 6)
+    targets = TargetActivations(crop, w)
+    assert targets._kept is None and torch.allclose(targets.of(torch.arange(80)), crop(w), rtol=1e-4, atol=10)
 
 
 def test_a_face_shown_twice_is_made_once_and_held_out_as_one(tiny_generator, faces, monkeypatch):

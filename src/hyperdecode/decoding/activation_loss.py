@@ -155,7 +155,14 @@ class ActivationLossDecoder(LinearDecoder):
         self.progress = progress
         self.checkpoint = checkpoint
 
-    def fit(self, X: Any, Y: Any, roles: Sequence[str] | None = None, groups: Sequence[object] | None = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        Y: Any,
+        roles: Sequence[str] | None = None,
+        groups: Sequence[object] | None = None,
+        sample_weight: Any | None = None,
+    ) -> Self:
         """Fit to training trials.
 
         Parameters
@@ -169,6 +176,8 @@ class ActivationLossDecoder(LinearDecoder):
         groups : sequence of length n_trials, optional
             What each trial shows: trials of one group are held out together. Default: trials of the same latents are
             one group.
+        sample_weight : array of shape (n_trials,), optional
+            Weights of the trials in both errors and in the ridge solution that is begun from.
 
         Returns
         -------
@@ -189,10 +198,10 @@ class ActivationLossDecoder(LinearDecoder):
             When a checkpoint is of other data or settings (training starts anew), or the GPU's memory is too small for
             a batch (it is halved, with the same result up to rounding).
         """
-        trials = self._training_trials(X, Y, roles)
+        trials = self._training_trials(X, Y, roles, sample_weight)
         self._check_settings()
-        crop = LayerCrop(self.generator, self.layer, self.crop, self.space, self.scale, self.truncation, self.precision)
-        crop.batch = int(self.batch_size)
+        looks = (self.layer, self.crop, self.space, self.scale, self.truncation, self.precision)
+        crop = LayerCrop(self.generator, *looks, batch=int(self.batch_size))
         crop.require_latents(trials.latents)
         if groups is None:
             groups = torch.unique(trials.latents, dim=0, return_inverse=True)[1].tolist()
@@ -214,7 +223,7 @@ class ActivationLossDecoder(LinearDecoder):
         def stage(rows: Tensor, watched: Tensor, n_epochs: int, before: int) -> Trained:
             weights, mean, scale = self._first_weights(trials, rows, groups)
             inputs = torch.cat([(trials.voxels - mean) / scale, torch.ones_like(trials.voxels[:, :1])], 1)
-            problem = Problem(inputs, trials.latents, targets, crop, self._error_weights())
+            problem = Problem(inputs, trials.latents, trials.weights, targets, crop, self._error_weights())
             rule = Rule(int(self.batch_size), self.learning_rate, self.weight_decay, int(self.patience), int(self.seed))
             trained = train(
                 problem, rule, weights, rows, watched, n_epochs, resume, lambda done: self._tell(before + done, at_most)
@@ -246,7 +255,8 @@ class ActivationLossDecoder(LinearDecoder):
             weights, constant = drawn.T.to(voxels), torch.zeros_like(latents[:1])
         else:
             shown = [groups[row] for row in rows.tolist()]
-            ridge = RidgeDecoder(seed=int(self.seed)).fit(voxels, latents, groups=shown)
+            counts = None if trials.weights is None else trials.weights[rows]
+            ridge = RidgeDecoder(seed=int(self.seed)).fit(voxels, latents, groups=shown, sample_weight=counts)
             coef, intercept = (torch.as_tensor(a).to(voxels) for a in (ridge.coef_, ridge.intercept_))
             weights, constant = (coef * scale).T, (intercept + coef @ mean)[None]
         return torch.cat([weights, constant]).contiguous(), mean, scale
@@ -264,9 +274,8 @@ class ActivationLossDecoder(LinearDecoder):
         free = ("generator", "progress", "checkpoint", "scale")
         settings = {name: value for name, value in self.get_params(deep=False).items() if name not in free}
         scale = [torch.as_tensor(part) for part in self.scale or ()]
-        return fingerprint(
-            {**settings, "generator": self.generator.fingerprint}, trials.voxels, trials.latents, held, *scale
-        )
+        settings["generator"] = self.generator.fingerprint
+        return fingerprint(settings, trials.voxels, trials.latents, trials.weights, held, *scale)
 
     def _check_settings(self) -> None:
         for name in ("n_epochs", "batch_size", "patience"):

@@ -151,6 +151,8 @@ class TargetActivations:
                 self._kept = self._room_for(made)
             if self._kept is not None:
                 self._kept[at] = made
+                if self._kept.dtype == torch.float16 and not bool(torch.isfinite(self._kept[at]).all()):
+                    self._kept = None  # beyond the range of float16
             # About one of the faces, so that a mean far from zero costs no digits.
             away, weights = made.double() - reference, count[at, None]
             total = total + (weights * away).sum(0)

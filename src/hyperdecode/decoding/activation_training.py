@@ -32,6 +32,8 @@ class Problem(NamedTuple):
     inputs : Tensor, (n_trials, n_inputs)
         Standardised voxels and a column of ones.
     latents : Tensor, (n_trials, n_latents)
+    of_trials : Tensor, (n_trials,), or None
+        Weights of the trials, with a mean of 1.
     targets : TargetActivations
         Of the same trials.
     crop : LayerCrop
@@ -42,6 +44,7 @@ class Problem(NamedTuple):
 
     inputs: Tensor
     latents: Tensor
+    of_trials: Tensor | None
     targets: TargetActivations
     crop: LayerCrop
     weights: tuple[float, float]
@@ -279,7 +282,7 @@ def _errors(problem: Problem, latents: Tensor, trials: Tensor) -> Tensor:
     if of_activations:
         away = (problem.crop(latents) - problem.targets.of(trials)).square().mean(1)
         errors = errors + of_activations * away.to(errors)
-    return errors
+    return errors if problem.of_trials is None else errors * problem.of_trials[trials]
 
 
 def _loss(problem: Problem, weights: Tensor, trials: Tensor) -> float:
