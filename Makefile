@@ -40,7 +40,7 @@ bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/glm.py --json
 	$(BIN)/python benchmarks/normalise.py --json
 	$(BIN)/python benchmarks/realign.py --json
-	$(BIN)/python benchmarks/ridge.py --json
+	$(BIN)/python benchmarks/decoders.py --json --only ridge
 	$(BIN)/python benchmarks/simulate.py --json
 
 clean:

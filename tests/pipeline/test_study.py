@@ -20,7 +20,7 @@ from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.stimulus_set import make_stimuli, read_stimuli
 
 RUNS = [f"zmaps_sub-01_task-faces_run-0{k}" for k in (1, 2, 3)]
-AFTER_MASK = ["decode_sub-01", "reconstruct_sub-01", "evaluate_sub-01", "report"]
+AFTER_MASK = ["decode_sub-01_ridge", "posterior_sub-01", "reconstruct_sub-01_ridge", "evaluate_sub-01_ridge", "report"]
 
 
 def settings(noise_ceiling=1.0, **changes):
@@ -117,7 +117,7 @@ def test_raw_data(simulated):
 
 def test_the_whole_chain(analysed):
     study, ran = analysed
-    assert ran == [*RUNS, "mask_sub-01", "decode_sub-01", "full_stimuli", *AFTER_MASK[1:]]
+    assert ran == [*RUNS, "mask_sub-01", *AFTER_MASK[:2], "full_stimuli", *AFTER_MASK[2:]]
     text = (study / "report.html").read_text()
     assert "What was seen was decoded from the responses of the one subject." in text
     assert "The subjects are simulated: no brain was measured." in text
@@ -126,7 +126,7 @@ def test_the_whole_chain(analysed):
     assert identified["decoder"] > identified["best_blind_score"] + 0.2
     mask = np.asarray(nib.load(made(study, "desc-mostactive_mask.nii.gz")).dataobj)
     assert mask.sum() == 300
-    assert len(list(made(study, "").parent.glob("reconstructions/test-*.png"))) == 8
+    assert len(list(made(study, "").parent.glob("reconstructions/ridge/test-*.png"))) == 8
     description = json.loads((study / "derivatives" / "hyperdecode" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
 
@@ -192,8 +192,12 @@ def test_one_changed_bold_redoes_its_run_and_what_hangs_on_it(study, run):
 def test_changed_settings_redo_what_depends_on_them(study, run):
     assert run(study, settings(bold={"n_voxels": 150})).ran == ["mask_sub-01", *AFTER_MASK]
     again = settings(bold={"n_voxels": 150}, evaluation={"n_permutations": 300})
-    assert run(study, again).ran == ["evaluate_sub-01", "report"]
+    assert run(study, again).ran == ["evaluate_sub-01_ridge", "report"]
     assert run(study, again.model_copy(update={"name": "renamed"})).ran == ["report"]
+    fewer = again.model_copy(update={"decoding": again.decoding.model_copy(update={"posterior": 2})})
+    assert run(study, fewer).ran == ["posterior_sub-01", "report"]
+    none = again.model_copy(update={"decoding": again.decoding.model_copy(update={"posterior": 0})})
+    assert run(study, none).ran == ["report"] and "How sure is it" not in (study / "report.html").read_text()
     other = again.model_copy(update={"name": "renamed", "bold": again.bold.model_copy(update={"high_pass": 0.004})})
     assert run(study, other).ran == [*RUNS, "mask_sub-01", *AFTER_MASK]
 
@@ -201,8 +205,8 @@ def test_changed_settings_redo_what_depends_on_them(study, run):
 def test_lost_and_damaged_outputs_come_back(study, run):
     victims = {
         zmap(study, 3): RUNS[2],
-        made(study, "desc-ridge_latents.safetensors"): "decode_sub-01",
-        made(study, "scores.tsv"): "evaluate_sub-01",
+        made(study, "desc-ridge_latents.safetensors"): "decode_sub-01_ridge",
+        made(study, "desc-ridge_scores.tsv"): "evaluate_sub-01_ridge",
         study / "report.html": "report",
     }
     before = {path: path.read_bytes() for path in victims}
@@ -210,16 +214,16 @@ def test_lost_and_damaged_outputs_come_back(study, run):
         path.unlink() if k % 2 else path.write_bytes(before[path][:-20])
     ran = run(study).ran
     assert set(victims.values()) <= set(ran) and RUNS[0] not in ran and "full_stimuli" not in ran
-    for path in (zmap(study, 3), made(study, "desc-ridge_latents.safetensors"), made(study, "scores.tsv")):
+    for path in (zmap(study, 3), made(study, "desc-ridge_latents.safetensors"), made(study, "desc-ridge_scores.tsv")):
         assert path.read_bytes() == before[path]
 
 
 def test_one_step_alone(fresh, study, run):
-    with pytest.raises(UserError, match=r"step decode_sub-01 needs .*: run the earlier steps first"):
+    with pytest.raises(UserError, match=r"step decode_sub-01_ridge needs .*: run the earlier steps first"):
         run(fresh, only="decode")
     assert run(fresh, only="zmaps").ran == RUNS
     assert run(study, settings(bold={"n_voxels": 150}), only="mask").ran == ["mask_sub-01"]
-    assert run(study, only="evaluate", force=True).ran == ["evaluate_sub-01"]
+    assert run(study, only="evaluate", force=True).ran == ["evaluate_sub-01_ridge"]
     with pytest.raises(UserError, match=r"no step 'maps': choose among realign, .*, zmaps, mask"):
         run(study, only="maps")
 
@@ -267,11 +271,11 @@ def edit_manifest(study, edit):
 
 
 def test_the_order_of_the_manifest_does_not_matter(study, run):
-    before = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/*.png")}
+    before = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/ridge/*.png")}
     table = scores(study)["decoder"]
     edit_manifest(study, lambda m: m.iloc[::-1])
     run(study, force=True)
-    after = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/*.png")}
+    after = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/ridge/*.png")}
     assert after == before
     pd.testing.assert_series_equal(scores(study)["decoder"], table, rtol=1e-4)
 
@@ -461,7 +465,7 @@ def test_a_generator_without_w_goes_through_the_whole_chain(make_tiny_pggan_tens
     assert np.array_equal(latents["true"], pggan.sample(5, 1).numpy())
     cosines = (latents["predicted"] * latents["true"]).sum(1) / np.linalg.norm(latents["predicted"], axis=1)
     assert (cosines > 0).all(), "noiseless voxels tell nothing of z"
-    assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/*.png"))) == 5
+    assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/ridge/*.png"))) == 5
 
 
 def test_decoded_faces_are_those_that_are_drawn_and_the_true_ones(study):

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperdecode import __version__
-from hyperdecode.cli import attributes, experiment, faces, study, weights
+from hyperdecode.cli import attributes, decoding, experiment, faces, study, weights
+from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
 from hyperdecode.errors import DataWarning, UserError
@@ -40,6 +41,9 @@ app.command()(present)
 app.command()(study.simulate)
 app.command()(experiment.validate)
 app.command()(study.run)
+app.command()(decoding.decode)
+app.command()(decoding.compare)
+app.command()(predict)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")
 app.add_typer(attributes.app, name="attributes")

@@ -73,8 +73,8 @@ def run(
     step: Annotated[
         str | None,
         typer.Option(
-            help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, reconstruct, evaluate or "
-            "report."
+            help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, posterior, reconstruct, "
+            "evaluate or report."
         ),
     ] = None,
     skip_failed: SkipFailed = False,
@@ -180,7 +180,7 @@ def _run(
             skip_failed=skip_failed,
             n_workers=n_workers,
             announce=announce,
-            progress=lambda what, done, total: update(*steps, f"{what}, volume {done} of {total}"),
+            progress=lambda what, done, total: update(*steps, f"{what}, {done} of {total}"),
         )
     for stem, reason in result.skipped.items():
         console.print(f"Left out {stem}: {reason}", soft_wrap=True, highlight=False)
@@ -190,6 +190,7 @@ def _run(
         import pandas as pd
 
         table = pd.read_csv(result.table, sep="\t")
+        table = table[table["model"] == config.decoding.model]
         found = verdict({str(label): rows for label, rows in table.groupby("subject")})
         console.print(f"\n{found.sentence}", soft_wrap=True)
         for line in found.details:

@@ -1,30 +1,28 @@
-"""The steps of a study from masked z-maps to scores, each a function of files that `hyperdecode run` strings up."""
+"""The steps of a study from decoded latents to faces and scores, each a function of files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from hyperdecode.decoding.rescale import match_norm
-from hyperdecode.decoding.ridge import RidgeDecoder
-from hyperdecode.errors import UserError
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
 from hyperdecode.files import atomic_path
-from hyperdecode.generators.base import Generator, picture_latents
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.decode import Decoding
+from hyperdecode.pipeline.latents import LatentSpace
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
-from hyperdecode.pipeline.zmaps import noting_warnings
-from hyperdecode.split import Split
+from hyperdecode.pipeline.uncertainty import Uncertainty
 from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
@@ -33,10 +31,12 @@ from hyperdecode.study.stimulus_set import StimulusSet, read_picture
 
 __all__ = ["Analysis"]
 
+Kinds = list[tuple[str, Step]]
+
 
 @dataclass(frozen=True)
 class Analysis:
-    """Steps of one study; each method returns a `Step` that has not run yet.
+    """Steps of one study; each method returns steps that have not run yet.
 
     Attributes
     ----------
@@ -44,22 +44,37 @@ class Analysis:
     config : StudyConfig
     stimuli : StimulusSet
     generator : Generator
+    progress : callable, optional
+        Called with (epochs done, epochs in all) by decoders that train for long.
     """
 
     layout: Layout
     config: StudyConfig
     stimuli: StimulusSet
     generator: Generator
+    progress: Callable[[int, int], None] | None = None
 
-    def decode(self, subject: str) -> Step:
-        """Fit the decoder on training trials and decode the latents of the test stimuli."""
-        inputs = [self.layout.subject(subject, name) for name in ("desc-masked_zmaps.safetensors", "trials.tsv")]
-        outputs = tuple(
-            self.layout.subject(subject, f"desc-ridge_{name}.safetensors") for name in ("decoder", "latents")
-        )
-        settings = {**self.config.decoding.model_dump(), "seed": derived_seed(self.config.seed, "folds", subject)}
-        latents = self.stimuli.folder / "latents.safetensors"
-        return Step(f"decode_sub-{subject}", 1, settings, (*inputs, latents), outputs, partial(self._decode, subject))
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Decoders of the study, the one that its verdict rests on first."""
+        return (self.config.decoding.model, *self.config.decoding.beside)
+
+    @property
+    def space(self) -> LatentSpace:
+        """The latent space that is decoded."""
+        return LatentSpace(self.generator, self.config.decoding.space, self.config.stimuli.truncation)
+
+    def decode(self, subject: str, model: str) -> Step:
+        """Fit a decoder on training trials and decode the latents of the test stimuli."""
+        return Decoding(self.layout, self.config, self.stimuli, self.generator, self.progress).step(subject, model)
+
+    def posterior(self, subject: str) -> Step:
+        """Tell how sure the decoded latents are, and draw faces that the responses allow."""
+        return Uncertainty(self.layout, self.config, self.stimuli, self.generator).step(subject)
+
+    def faces_and_scores(self, subject: str, model: str) -> Kinds:
+        """Return the steps of one decoder that has decoded."""
+        return [("reconstruct", self.reconstruct(subject, model)), ("evaluate", self.evaluate(subject, model))]
 
     def full_stimuli(self) -> Step:
         """Test stimuli at full resolution, to set reconstructions beside."""
@@ -73,77 +88,36 @@ class Analysis:
 
         return Step("full_stimuli", 1, settings, (latents,), outputs, work)
 
-    def reconstruct(self, subject: str) -> Step:
+    def reconstruct(self, subject: str, model: str) -> Step:
         """Pictures of the decoded latents at full resolution."""
         names = self.stimuli.names("test")
-        outputs = tuple(self.layout.reconstruction(subject, name) for name in names)
+        outputs = tuple(self.layout.reconstruction(subject, model, name) for name in names)
         settings = {"generator": self.generator.fingerprint, "space": self.config.decoding.space}
-        decoded = self.layout.subject(subject, "desc-ridge_latents.safetensors")
+        decoded = self.layout.decoded(subject, model, "latents.safetensors")
 
         def work() -> None:
-            self._write_pictures(list(outputs), self._as_w(load_file(decoded)["drawn"]))
+            self._write_pictures(list(outputs), self.space.drawable(load_file(decoded)["drawn"]))
 
-        return Step(f"reconstruct_sub-{subject}", 1, settings, (decoded,), outputs, work)
+        return Step(f"reconstruct_sub-{subject}_{model}", 1, settings, (decoded,), outputs, work)
 
-    def evaluate(self, subject: str) -> Step:
+    def evaluate(self, subject: str, model: str) -> Step:
         """Scores beside blind predictors, with permutation tests of the pairing."""
         names = self.stimuli.names("test")
-        decoded = self.layout.subject(subject, "desc-ridge_latents.safetensors")
-        pictures = [self.layout.reconstruction(subject, name) for name in names]
+        decoded = self.layout.decoded(subject, model, "latents.safetensors")
+        pictures = [self.layout.reconstruction(subject, model, name) for name in names]
         pictures += [self.layout.full_stimulus(name) for name in names]
-        outputs = (self.layout.subject(subject, "scores.tsv"), self.layout.subject(subject, "faces.tsv"))
+        outputs = tuple(self.layout.decoded(subject, model, name) for name in ("scores.tsv", "faces.tsv"))
         settings = {
             **self.config.evaluation.model_dump(),
             "seed": derived_seed(self.config.seed, "permutation", subject),
         }
-        work = partial(self._evaluate, subject, settings["seed"])
-        return Step(f"evaluate_sub-{subject}", 1, settings, (decoded, *pictures), outputs, work)
+        work = partial(self._evaluate, subject, model, settings["seed"])
+        return Step(f"evaluate_sub-{subject}_{model}", 1, settings, (decoded, *pictures), outputs, work)
 
-    def _decode(self, subject: str) -> dict[str, Any]:
-        z = load_file(self.layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"]
-        trials = pd.read_csv(self.layout.subject(subject, "trials.tsv"), sep="\t")
-        split = Split.of(list(trials["stim_file"]), list(trials["role"]))
-        unseen = sorted(set(self.stimuli.names("test")) - set(split.test_stimuli))
-        if unseen:
-            raise UserError(
-                f"sub-{subject} never saw the test stimulus {unseen[0]}: give all runs, or another study.toml"
-            )
-        space = self.config.decoding.space
-        latents = self.stimuli.latents(list(trials["stim_file"]), space).numpy()
-        decoder = RidgeDecoder(
-            n_folds=self.config.decoding.n_folds, seed=derived_seed(self.config.seed, "folds", subject)
-        )
-        training_roles = [split.roles[row] for row in split.training_rows]
-        shown = [split.stimuli[row] for row in split.training_rows]
-        with noting_warnings() as noted:
-            # A face shown more than once in training stays in one fold.
-            decoder.fit(split.training(z), split.training(latents), roles=training_roles, groups=_groups(shown))
-        # In the order of the manifest, which every later step goes by.
-        order = [split.test_stimuli.index(name) for name in self.stimuli.names("test")]
-        predicted = decoder.predict(split.test_averages(z)[order]).astype(np.float32)
-        true = self.stimuli.latents(self.stimuli.names("test"), space).numpy()
-        training = np.asarray(split.training(latents), np.float64)
-        mean = training.mean(0)
-        norm = float(np.linalg.norm(training - mean, axis=1).mean())
-        drawn = match_norm(predicted, mean, norm) if self.config.decoding.match_norm else predicted
-        result = {"predicted": predicted, "drawn": drawn, "true": true, "training_mean": mean}
-        fitted = {
-            key: np.asarray(getattr(decoder, key), np.float32) for key in ("coef_", "intercept_", "x_mean_", "x_scale_")
-        }
-        for name, tensors in (("decoder", fitted), ("latents", result)):
-            with atomic_path(self.layout.subject(subject, f"desc-ridge_{name}.safetensors")) as temporary:
-                save_file({key: np.ascontiguousarray(value, np.float32) for key, value in tensors.items()}, temporary)
-        return {
-            "alpha": float(decoder.alpha_),
-            "n_training_trials": len(training),
-            "n_test_stimuli": len(true),
-            "warnings": noted,
-        }
-
-    def _evaluate(self, subject: str, seed: int) -> dict[str, Any]:
-        latents = load_file(self.layout.subject(subject, "desc-ridge_latents.safetensors"))
+    def _evaluate(self, subject: str, model: str, seed: int) -> dict[str, Any]:
+        latents = load_file(self.layout.decoded(subject, model, "latents.safetensors"))
         n_permutations = self.config.evaluation.n_permutations
-        mean, sd = self._latent_scale()
+        mean, sd = self.space.scale
         judged = evaluate_latents(
             latents["predicted"],
             latents["true"],
@@ -154,49 +128,32 @@ class Analysis:
             seed=seed,
         )
         names = self.stimuli.names("test")
-        made = np.stack([read_picture(self.layout.reconstruction(subject, name)) for name in names])
+        made = np.stack([read_picture(self.layout.reconstruction(subject, model, name)) for name in names])
         shown = np.stack([read_picture(self.layout.full_stimulus(name)) for name in names])
         blind = {
-            "mean": self._pictures(latents["training_mean"][None]),
-            "zero": self._pictures(mean[None].astype(np.float32)),
-            "noise": self._pictures(matched_noise(latents["drawn"], 1, seed)[0].astype(np.float32)),
+            "mean": self.space.pictures(latents["training_mean"][None]),
+            "zero": self.space.pictures(mean[None]),
+            "noise": self.space.pictures(matched_noise(latents["drawn"], 1, seed)[0]),
         }
         judged = judged.joined(evaluate_pictures(made, shown, blind, n_permutations=n_permutations, seed=seed))
-        self._write_scores(subject, judged, names)
+        self._write_scores(subject, model, judged, names)
         return {}
 
-    def _write_scores(self, subject: str, judged: Evaluation, names: list[str]) -> None:
+    def _write_scores(self, subject: str, model: str, judged: Evaluation, names: list[str]) -> None:
         table = judged.table.copy()
         table.insert(0, "subject", f"sub-{subject}")
-        write_table(self.layout.subject(subject, "scores.tsv"), table)
+        table.insert(1, "model", model)
+        write_table(self.layout.decoded(subject, model, "scores.tsv"), table)
         faces = judged.per_face.copy()
         faces.insert(0, "stim_file", names)
-        write_table(self.layout.subject(subject, "faces.tsv"), faces)
-
-    def _latent_scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and spread of the latents that the stimuli were drawn from; from the generator, not from trials."""
-        if self.config.decoding.space == "z":
-            return np.zeros(self.generator.latent_dim), np.ones(self.generator.latent_dim)
-        mean, sd = (value.double().numpy() for value in self.generator.w_statistics())
-        return mean, sd * self.config.stimuli.truncation
-
-    def _as_w(self, latents: NDArray[np.float32]) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
-        if self.config.decoding.space == "w":
-            return tensor
-        return picture_latents(self.generator, tensor, self.config.stimuli.truncation)
-
-    def _pictures(self, latents: NDArray[np.float32]) -> NDArray[np.uint8]:
-        w = self._as_w(latents)
-        return np.concatenate([to_uint8(self.generator.images(row[None])) for row in w])
+        write_table(self.layout.decoded(subject, model, "faces.tsv"), faces)
 
     def _write_pictures(self, paths: list[Path], w: torch.Tensor) -> None:
         for path, row in zip(paths, w, strict=True):
-            picture = to_uint8(self.generator.images(row[None]))[0]
-            with atomic_path(path) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+            save_picture(path, to_uint8(self.generator.images(row[None]))[0])
 
 
-def _groups(stimuli: list[str]) -> list[str] | None:
-    """Stimulus of each training trial when one repeats, else None (every trial its own group)."""
-    return stimuli if len(set(stimuli)) < len(stimuli) else None
+def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)

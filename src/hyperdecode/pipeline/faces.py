@@ -100,7 +100,7 @@ def decoded_faces(study: Path, subject: str) -> tuple[Faces, Faces]:
         When the study was not decoded for that subject.
     """
     config, names = read_config(study), tuple(read_stimuli(study).names("test"))
-    path = Layout(study).subject(subject, "desc-ridge_latents.safetensors")
+    path = Layout(study).decoded(subject, config.decoding.model, "latents.safetensors")
     if not path.is_file():
         raise UserError(f"nothing was decoded for sub-{subject} in {study}: run `hyperdecode run {study}` first")
     found = load(path.read_bytes())

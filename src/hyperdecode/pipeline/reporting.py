@@ -5,11 +5,14 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import hyperdecode
+from hyperdecode.decoding.models import MODELS
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.pipeline.analyse import Analysis
@@ -19,7 +22,7 @@ from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
 from hyperdecode.pipeline.subjects import SubjectChain
-from hyperdecode.report.build import Figure, ReportData, SubjectReport, write_report
+from hyperdecode.report.build import Figure, ModelReport, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
 from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
@@ -33,7 +36,7 @@ from hyperdecode.study.stimulus_set import read_picture
 __all__ = ["report_step"]
 
 STRIP_FACES = 8
-PACKAGES = ("numpy", "scipy", "torch", "himalaya", "nilearn", "nibabel", "scikit-image")
+PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel", "scikit-image")
 
 
 def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> Step:
@@ -45,21 +48,28 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
     inputs = [layout.full_stimulus(name) for name in names]
     inputs += [analysis.stimuli.folder / "manifest.tsv", *(run.events for chain in chains for run in chain.runs)]
     for chain in chains:
-        inputs += [layout.subject(chain.label, name) for name in ("scores.tsv", "faces.tsv")]
-        inputs += [*quality_inputs(chain), *(layout.reconstruction(chain.label, name) for name in names)]
+        inputs += quality_inputs(chain)
+        for model in analysis.models:
+            inputs += [layout.decoded(chain.label, model, name) for name in ("scores.tsv", "faces.tsv")]
+            inputs += [layout.reconstruction(chain.label, model, name) for name in names]
+        if analysis.config.decoding.posterior:
+            inputs += analysis.posterior(chain.label).outputs
     settings = {
         "config": analysis.config.model_dump(mode="json"),
         "version": hyperdecode.__version__,
-        "facts": {name: read_facts(layout.records, name) for chain in chains for name in _noting_steps(chain)},
+        "facts": {
+            name: read_facts(layout.records, name) for chain in chains for name in _noting_steps(analysis, chain)
+        },
         "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 3, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
+    return Step("report", 4, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
-def _noting_steps(chain: SubjectChain) -> list[str]:
+def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
     """Names of the steps whose records the report quotes."""
-    return [*(step.name for _, step in chain.steps()), f"decode_sub-{chain.label}"]
+    decoded = [analysis.decode(chain.label, model).name for model in analysis.models]
+    return [*(step.name for _, step in chain.steps()), *decoded]
 
 
 def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> None:
@@ -80,7 +90,11 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         figures=[*_schedule(analysis, chains), _duplicates(analysis)],
     )
     write_report(layout.report, data)
-    tables = [pd.read_csv(layout.subject(chain.label, "scores.tsv"), sep="\t") for chain in chains]
+    tables = [
+        pd.read_csv(layout.decoded(chain.label, model, "scores.tsv"), sep="\t")
+        for chain in chains
+        for model in analysis.models
+    ]
     write_table(layout.table, pd.concat(tables))
     # The faces that the first subject's decoder identified best, stated as such wherever the sheet is shown.
     best = np.argsort(-subjects[0].per_face["cosine"].to_numpy(), kind="stable")[:STRIP_FACES]
@@ -116,9 +130,10 @@ def _duplicates(analysis: Analysis) -> Figure:
 
 
 def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, str]) -> SubjectReport:
-    layout, names, subject = analysis.layout, analysis.stimuli.names("test"), chain.label
-    facts = {name: read_facts(layout.records, name) for name in _noting_steps(chain)}
-    masked, decoded = (facts[f"{step}_sub-{subject}"] for step in ("mask", "decode"))
+    layout, config, subject = analysis.layout, analysis.config.decoding, chain.label
+    facts = {name: read_facts(layout.records, name) for name in _noting_steps(analysis, chain)}
+    model = analysis.config.decoding.model
+    masked, decoded = facts[f"mask_sub-{subject}"], facts[analysis.decode(subject, model).name]
     if not masked or not decoded:
         raise UserError(f"the mask or the decoder of sub-{subject} was not finished: run the earlier steps first")
     trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
@@ -130,22 +145,57 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
     notes += [text for found in facts.values() for text in found.get("warnings", [])]
     return SubjectReport(
         label=f"sub-{subject}",
-        table=pd.read_csv(layout.subject(subject, "scores.tsv"), sep="\t").drop(columns="subject"),
-        per_face=pd.read_csv(layout.subject(subject, "faces.tsv"), sep="\t").drop(columns="stim_file"),
-        reconstructions=np.stack([read_picture(layout.reconstruction(subject, name)) for name in names]),
+        model=model,
+        **_of_model(analysis, subject, model),
+        beside=[
+            ModelReport(name=other, words=MODELS[other].words, **_of_model(analysis, subject, other))
+            for other in config.beside
+        ],
+        draws=_draws(analysis, subject) if config.posterior else None,
+        attributes=_attributes(analysis, subject) if config.posterior else None,
         n_voxels=int(masked["n_voxels"]),
         n_training_trials=int(masked["n_training_trials"]),
         n_test_trials=int(masked["n_test_trials"]),
         training_hash=_trials_hash(trials, "train"),
         test_hash=_trials_hash(trials, "test"),
         mask_png=chain.masking.files["picture"].read_bytes(),
-        facts={
-            "Ridge penalty": f"{decoded['alpha']:.4g}, by {analysis.config.decoding.n_folds}-fold cross-validation "
-            "on training trials"
-        },
+        facts={"Decoder": MODELS[model].words, **_penalty(decoded, config.n_folds)},
         notes=notes,
         quality=quality_figures(chain),
     )
+
+
+def _of_model(analysis: Analysis, subject: str, model: str) -> dict[str, Any]:
+    """Scores and faces of one decoder."""
+    layout, names = analysis.layout, analysis.stimuli.names("test")
+    table = pd.read_csv(layout.decoded(subject, model, "scores.tsv"), sep="\t")
+    return {
+        "table": table.drop(columns=["subject", "model"]),
+        "per_face": pd.read_csv(layout.decoded(subject, model, "faces.tsv"), sep="\t").drop(columns="stim_file"),
+        "reconstructions": np.stack([read_picture(layout.reconstruction(subject, model, name)) for name in names]),
+    }
+
+
+def _draws(analysis: Analysis, subject: str) -> NDArray[np.uint8]:
+    """Faces drawn from the posterior, (n_faces, n_draws, side, side, 3)."""
+    names, n_draws = analysis.stimuli.names("test"), analysis.config.decoding.posterior
+    return np.stack(
+        [
+            np.stack([read_picture(analysis.layout.drawn(subject, name, draw)) for draw in range(n_draws)])
+            for name in names
+        ]
+    )
+
+
+def _attributes(analysis: Analysis, subject: str) -> pd.DataFrame:
+    return pd.read_csv(analysis.layout.subject(subject, "desc-posterior_attributes.tsv"), sep="\t")
+
+
+def _penalty(decoded: dict[str, Any], n_folds: int) -> dict[str, str]:
+    if "alpha" not in decoded:
+        return {}
+    how = f"{n_folds}-fold cross-validation" if n_folds else "leaving one trial out"
+    return {"Ridge penalty": f"{decoded['alpha']:.4g}, by {how} on training trials"}
 
 
 def _trials_hash(trials: pd.DataFrame, role: str) -> str:
@@ -167,8 +217,14 @@ def _summary(analysis: Analysis, chains: list[SubjectChain]) -> dict[str, str]:
             f"{'subject' if len(chains) == 1 else 'subjects'}.{_simulated(chains)}"
         ),
         "BOLD to z-maps": f"{_model_words(config.bold)} {_mask_words(config.bold)}",
-        "Decoder": f"Ridge regression from voxels to latents in {config.decoding.space}; penalty by training trials.",
+        "Decoder": f"{_decoder_words(config)} from voxels to {config.decoding.space}, fitted on training trials.",
     }
+
+
+def _decoder_words(config: StudyConfig) -> str:
+    words = MODELS[config.decoding.model].words
+    beside = ", ".join(MODELS[name].words for name in config.decoding.beside)
+    return words[0].upper() + words[1:] + (f" (beside it: {beside})" if beside else "")
 
 
 def _model_words(bold: BoldSettings) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+
+import pandas as pd
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
-from hyperdecode.pipeline.records import Step
+from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
 from hyperdecode.pipeline.subjects import SubjectChain, subject_chain
@@ -20,7 +23,7 @@ from hyperdecode.study.derivatives import Derivatives
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["STEPS", "RunResult", "run_study"]
+__all__ = ["STEPS", "RunResult", "decode_study", "run_study"]
 
 Announce = Callable[[str, int, int, bool], None]
 """Called after each step with (step, steps done, steps in all, whether it ran)."""
@@ -34,6 +37,7 @@ STEPS = (
     "zmaps",
     "mask",
     "decode",
+    "posterior",
     "reconstruct",
     "evaluate",
     "report",
@@ -97,25 +101,61 @@ def run_study(
     """
     if only is not None and only not in STEPS:
         raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
-    if generator.fingerprint != stimuli.settings["fingerprint"]:
-        raise UserError(
-            f"the stimuli were made by {stimuli.settings['generator']} "
-            f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
-            f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
-        )
-    if config.decoding.space not in generator.spaces:
-        raise UserError(
-            f"decoding.space = {config.decoding.space!r}, but {generator.name} has only the latent space "
-            f"{' and '.join(generator.spaces)}: change that line in study.toml"
-        )
+    _refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    analysis = Analysis(layout, config, stimuli, generator)
-    run = _Run(analysis, _runs(study, config), only, force, announce, None if n_workers > 1 else progress)
+    tell = None if n_workers > 1 else progress
+    analysis = Analysis(layout, config, stimuli, generator, None if tell is None else partial(tell, "epoch"))
+    run = _Run(analysis, _runs(study, config), only, force, announce, tell)
     Derivatives(layout.derivatives, study).prepare()
     with workers(study, layout.records, n_workers) as crew:
         while (failed := run.attempt(crew)) is not None:
             run.drop(failed, skip_failed)
     return run.result
+
+
+def decode_study(
+    study: Path,
+    config: StudyConfig,
+    stimuli: StimulusSet,
+    generator: Generator,
+    model: str,
+    *,
+    force: bool = False,
+    announce: Announce | None = None,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Decode every subject of an analysed study with one decoder, to latents, faces and scores.
+
+    Parameters
+    ----------
+    study, config, stimuli, generator, force, announce, progress
+        As for `run_study`.
+    model : str
+        Name of the decoder.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Scores of all subjects.
+
+    Raises
+    ------
+    UserError
+        When the masked trials are not there.
+    """
+    _refuse_other_generator(config, stimuli, generator)
+    layout = Layout(study)
+    analysis = Analysis(layout, config, stimuli, generator, None if progress is None else partial(progress, "epoch"))
+    steps = [analysis.decode(label, model) for label in config.subjects]
+    steps.append(analysis.full_stimuli())
+    steps += [step for label in config.subjects for _, step in analysis.faces_and_scores(label, model)]
+    for done, step in enumerate(steps, start=1):
+        _require_inputs(layout, step)
+        ran = run_step(step, study, layout.records, force=force)
+        if announce:
+            announce(step.name, done, len(steps), ran)
+    tables = [pd.read_csv(layout.decoded(label, model, "scores.tsv"), sep="\t") for label in config.subjects]
+    return pd.concat(tables, ignore_index=True)
 
 
 class _Run:
@@ -144,7 +184,7 @@ class _Run:
             # What the earlier steps found out is known only now.
             ready = [report_step(self.analysis, chains, self.result.skipped)] if kind == "report" else batch
             for step in ready:
-                self._require_inputs(step)
+                _require_inputs(self.analysis.layout, step)
             failed: Done | None = None
             for done in crew.run(ready, force=self.force):
                 n_done += 1
@@ -184,10 +224,25 @@ class _Run:
             subject_chain(layout, config.bold, stimuli, label, mine, self.progress) for label, mine in self.runs.items()
         ]
 
-    def _require_inputs(self, step: Step) -> None:
-        missing = next((path for path in step.inputs if not path.exists()), None)
-        if missing is not None and missing.is_relative_to(self.analysis.layout.derivatives):
-            raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
+
+def _require_inputs(layout: Layout, step: Step) -> None:
+    missing = next((path for path in step.inputs if not path.exists()), None)
+    if missing is not None and missing.is_relative_to(layout.derivatives):
+        raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
+
+
+def _refuse_other_generator(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> None:
+    if generator.fingerprint != stimuli.settings["fingerprint"]:
+        raise UserError(
+            f"the stimuli were made by {stimuli.settings['generator']} "
+            f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
+            f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
+        )
+    if config.decoding.space not in generator.spaces:
+        raise UserError(
+            f"decoding.space = {config.decoding.space!r}, but {generator.name} has only the latent space "
+            f"{' and '.join(generator.spaces)}: change that line in study.toml"
+        )
 
 
 def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
@@ -209,10 +264,14 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
 def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, Step]]:
     steps: list[tuple[str, Step]] = []
     for chain in chains:
-        steps += [*chain.steps(), ("decode", analysis.decode(chain.label))]
+        steps += chain.steps()
+        steps += [("decode", analysis.decode(chain.label, model)) for model in analysis.models]
+        if analysis.config.decoding.posterior:
+            steps.append(("posterior", analysis.posterior(chain.label)))
     steps.append(("reconstruct", analysis.full_stimuli()))
     for chain in chains:
-        steps += [("reconstruct", analysis.reconstruct(chain.label)), ("evaluate", analysis.evaluate(chain.label))]
+        for model in analysis.models:
+            steps += analysis.faces_and_scores(chain.label, model)
     steps.append(("report", report_step(analysis, chains, {})))
     return steps
 

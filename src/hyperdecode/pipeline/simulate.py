@@ -48,7 +48,7 @@ from hyperdecode.study.stimulus_set import StimulusSet
 from hyperdecode.study.truth import Truth
 from hyperdecode.weights.atlas import load_atlas
 
-__all__ = ["simulate"]
+__all__ = ["StimulusBank", "simulate"]
 
 Progress = Callable[[int, int], None]
 ORIGIN = "The subjects are simulated."
@@ -61,6 +61,7 @@ def simulate(
     stimuli: StimulusSet,
     generator: Generator,
     *,
+    bank: StimulusBank | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
@@ -74,6 +75,8 @@ def simulate(
         The faces shown.
     generator : Generator
         The voxels read its activations.
+    bank : StimulusBank, optional
+        Features of these stimuli, when several studies share them.
     force : bool
         Write everything again.
     progress : callable, optional
@@ -93,7 +96,7 @@ def simulate(
     write_dataset(study, config, ORIGIN)
     write_events_sidecar(study, config)
     records = Layout(study).records
-    bank = _Bank(config, stimuli, generator)
+    bank = bank or StimulusBank(config, stimuli, generator)
     written = []
     n_runs = config.schedule.n_runs
     for index, label in enumerate(config.subjects):
@@ -109,7 +112,7 @@ def simulate(
     return written
 
 
-class _Bank:
+class StimulusBank:
     """Features of the stimuli, made when the first voxel asks for them: most second runs never do."""
 
     def __init__(self, config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> None:
@@ -117,6 +120,7 @@ class _Bank:
 
     @cached_property
     def features(self) -> FeatureBank:
+        """What the generator's layers say of every stimulus, in the order of the manifest."""
         names = list(self._stimuli.manifest["stim_file"])
         return picture_features(
             self._generator,
@@ -133,7 +137,7 @@ class _Simulation:
     study: Path
     config: StudyConfig
     stimuli: StimulusSet
-    bank: _Bank
+    bank: StimulusBank
     label: str
 
     def steps(self, generator: Generator) -> list[Step]:

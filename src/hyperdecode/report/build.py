@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,16 +12,18 @@ import jinja2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.blind import BLIND_PREDICTORS
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
 from hyperdecode.files import write_text
+from hyperdecode.report.credible import coverage_words, credible_view
+from hyperdecode.report.models import beside_view
+from hyperdecode.report.uris import data_uri, jpeg_uri
 from hyperdecode.report.verdict import subject_verdict, verdict
 from hyperdecode.report.words import BLIND_WORDS, FACE_METRICS, METRICS, score_text
 
-__all__ = ["Figure", "ReportData", "SubjectReport", "render_report", "write_report"]
+__all__ = ["Figure", "ModelReport", "ReportData", "SubjectReport", "render_report", "write_report"]
 
 Pictures = NDArray[np.uint8]
 
@@ -45,6 +45,31 @@ class Figure:
     title: str
     png: bytes
     caption: str
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """Another decoder of the same trials, shown beside the one that the verdict rests on.
+
+    Attributes
+    ----------
+    name : str
+        As ``study.toml`` has it.
+    words : str
+        What it is.
+    table : pandas.DataFrame
+        Scores, as those of `SubjectReport`.
+    per_face : pandas.DataFrame
+        Scores of each test face.
+    reconstructions : uint8 array of shape (n_faces, height, width, 3)
+        Its faces.
+    """
+
+    name: str
+    words: str
+    table: pd.DataFrame
+    per_face: pd.DataFrame
+    reconstructions: Pictures
 
 
 @dataclass(frozen=True)
@@ -73,6 +98,15 @@ class SubjectReport:
         Data quality: NaN voxels dropped, warnings.
     quality : sequence of Figure
         Motion, registration, tSNR, design, z, reliability.
+    model : str
+        Name of the decoder.
+    beside : sequence of ModelReport
+        Other decoders.
+    draws : uint8 array of shape (n_faces, n_draws, height, width, 3), optional
+        Faces drawn from the posterior of each test face.
+    attributes : pandas.DataFrame, optional
+        ``stim_file``, ``attribute``, ``decoded``, ``low``, ``high``, ``true``, ``inside``: a row a face and attribute,
+        in standard deviations over the generator's faces; faces in the order of the stimuli.
     """
 
     label: str
@@ -88,6 +122,10 @@ class SubjectReport:
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     quality: Sequence[Figure] = ()
+    model: str = "ridge"
+    beside: Sequence[ModelReport] = ()
+    draws: Pictures | None = None
+    attributes: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +181,10 @@ class ReportData:
             _check_pictures(f"{subject.label}: reconstructions", subject.reconstructions, n)
             if len(subject.per_face) != n:
                 raise UserError(f"{subject.label}: scores of {len(subject.per_face)} faces came with {n} stimuli")
+            for other in subject.beside:
+                _check_pictures(f"{subject.label}, {other.name}: reconstructions", other.reconstructions, n)
+            if subject.draws is not None and len(subject.draws) != n:
+                raise UserError(f"{subject.label}: draws of {len(subject.draws)} faces came with {n} stimuli")
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData, picture_size: int = 384) -> Path:
@@ -180,11 +222,12 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
         data=data,
         verdict=verdict(tables),
         subjects=[_subject_view(s) for s in data.subjects],
-        figures=[(figure, _data_uri(figure.png, "png")) for figure in data.figures],
+        figures=[(figure, data_uri(figure.png, "png")) for figure in data.figures],
         faces=_face_views(data, picture_size),
         face_metrics=_face_metric_names(data),
         metrics=METRICS,
         blind_words=BLIND_WORDS,
+        n_columns=1 + sum(1 + len(s.beside) for s in data.subjects),
     )
 
 
@@ -222,10 +265,13 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
         "rows": sorted((_score_row(row) for _, row in subject.table.iterrows()), key=lambda row: not row.primary),
         "n_faces": int(subject.table["n_faces"].max()),
         "n_permutations": int(subject.table["n_permutations"].max()),
-        "mask": _data_uri(subject.mask_png, "png") if subject.mask_png else None,
+        "mask": data_uri(subject.mask_png, "png") if subject.mask_png else None,
         "facts": facts,
         "notes": list(subject.notes),
-        "quality": [(figure, _data_uri(figure.png, "png")) for figure in subject.quality],
+        "quality": [(figure, data_uri(figure.png, "png")) for figure in subject.quality],
+        "model": subject.model,
+        "beside": beside_view(subject) if subject.beside else None,
+        "coverage": coverage_words(subject.attributes) if subject.attributes is not None else "",
     }
 
 
@@ -263,18 +309,26 @@ def _face_views(data: ReportData, size: int) -> list[dict[str, object]]:
     return [
         {
             "name": name,
-            "stimulus": _jpeg_uri(data.stimuli[i], size),
+            "stimulus": jpeg_uri(data.stimuli[i], size),
             "means": {m: _mean_or_none([float(s.per_face[m].iloc[i]) for s in data.subjects]) for m in sort_by},
-            "decoded": [
-                {
-                    "label": subject.label,
-                    "uri": _jpeg_uri(subject.reconstructions[i], size),
-                    "scores": [(FACE_METRICS[m], score_text(m, float(subject.per_face[m].iloc[i]))) for m in shown],
-                }
-                for subject in data.subjects
-            ],
+            "decoded": [view for subject in data.subjects for view in _decoded_views(subject, i, shown, size)],
+            "credible": [credible_view(subject, name, i) for subject in data.subjects if subject.draws is not None],
         }
         for i, name in enumerate(data.stimulus_names)
+    ]
+
+
+def _decoded_views(subject: SubjectReport, i: int, shown: Sequence[str], size: int) -> list[dict[str, object]]:
+    """One face as each of a subject's decoders makes it; decoders are named where there are several."""
+    decoders = [(subject.model, subject.per_face, subject.reconstructions)]
+    decoders += [(other.name, other.per_face, other.reconstructions) for other in subject.beside]
+    return [
+        {
+            "label": f"{subject.label}, {model}" if subject.beside else subject.label,
+            "uri": jpeg_uri(pictures[i], size),
+            "scores": [(FACE_METRICS[m], score_text(m, float(scores[m].iloc[i]))) for m in shown],
+        }
+        for model, scores, pictures in decoders
     ]
 
 
@@ -282,18 +336,6 @@ def _mean_or_none(scores: list[float]) -> float | None:
     """Mean of the scores; None, which JSON has a word for, when one is NaN."""
     mean = float(np.mean(scores))
     return None if math.isnan(mean) else mean
-
-
-def _jpeg_uri(picture: Pictures, size: int) -> str:
-    image = Image.fromarray(picture)
-    image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=88, optimize=True)
-    return _data_uri(stream.getvalue(), "jpeg")
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _check_pictures(what: str, pictures: Pictures, n: int) -> None:

@@ -87,6 +87,14 @@ class Layout:
         """Return a subject-level file: ``sub-LABEL/sub-LABEL_NAME``."""
         return self.derivatives / f"sub-{label}" / f"sub-{label}_{name}"
 
-    def reconstruction(self, label: str, name: str) -> Path:
-        """Picture decoded for a test stimulus."""
-        return self.derivatives / f"sub-{label}" / "reconstructions" / name
+    def decoded(self, label: str, model: str, name: str) -> Path:
+        """Return a file of a decoder, ``sub-LABEL_desc-MODEL_NAME``; BIDS lets no hyphen into MODEL."""
+        return self.subject(label, f"desc-{model.replace('-', '')}_{name}")
+
+    def reconstruction(self, label: str, model: str, name: str) -> Path:
+        """Picture that a decoder makes of a test stimulus."""
+        return self.derivatives / f"sub-{label}" / "reconstructions" / model / name
+
+    def drawn(self, label: str, name: str, draw: int) -> Path:
+        """Picture of one draw from the posterior of a test stimulus."""
+        return self.derivatives / f"sub-{label}" / "reconstructions" / "posterior" / f"{Path(name).stem}_{draw:02d}.png"

@@ -11,6 +11,7 @@ __all__ = [
     "DecodingSettings",
     "EvaluationSettings",
     "Label",
+    "ModelName",
     "PresentationSettings",
     "ScheduleSettings",
     "Settings",
@@ -20,6 +21,24 @@ __all__ = [
     "TimingSettings",
     "ViewingSettings",
 ]
+
+ModelName = Literal[
+    "ridge",
+    "ridge-per-latent",
+    "banded-ridge",
+    "dense",
+    "dense-no-decay",
+    "hyper-1",
+    "hyper-2",
+    "hyper-3",
+    "hyper-4",
+    "hyper-5",
+    "activation-4",
+    "activation-9",
+    "activation-14",
+    "activation-19",
+]
+"""A decoder (`hyperdecode.decoding.models.MODELS`)."""
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 """Value of a BIDS entity."""
@@ -194,10 +213,35 @@ class DecodingSettings(Settings):
 
     space: Literal["w", "z"] = "w"
     """Latent space that is decoded (a PGGAN has z alone)."""
-    n_folds: Annotated[int, Field(ge=2, le=50)] = 5
-    """Folds of the cross-validation, over training trials, that chooses the penalty."""
+    model: ModelName = "ridge"
+    """Decoder: ridge, ridge-per-latent, banded-ridge (a penalty a brain region), or the paper's: dense, its notebook's
+    layer; hyper-1 to hyper-5, latent and activation loss; activation-4, -9, -14, -19, activation loss alone."""
+    beside: Annotated[tuple[ModelName, ...], Field(strict=False)] = ()
+    """Other decoders to show beside it in the report."""
+    n_folds: Annotated[int, Field(ge=0, le=50)] = 0
+    """Folds of the cross-validation, over training trials, that chooses the penalty (0: leave one trial out)."""
+    repeats: Literal["trials", "average"] = "trials"
+    """Training faces shown more than once: each trial apart, or their average."""
+    weights: Literal["equal", "reliability"] = "equal"
+    """Weight of training trials: the same, or by how reliable their run is over repeats of training faces."""
+    posterior: Annotated[int, Field(ge=0, le=64)] = 4
+    """Faces drawn from the posterior of each test face, beside intervals of its attributes (0: none)."""
     match_norm: bool = True
     """Draw pictures from predictions stretched to the length of training latents (scores are of them as they are)."""
+
+    @property
+    def cv(self) -> int | Literal["loo"]:
+        """Cross-validation of ridge penalties as `RidgeDecoder` takes it."""
+        return self.n_folds or "loo"
+
+    @model_validator(mode="after")
+    def _named_once(self) -> DecodingSettings:
+        if self.n_folds == 1:
+            raise ValueError("n_folds = 1 holds nothing out: give 2 or more, or 0 to leave one trial out")
+        named = (self.model, *self.beside)
+        if len(set(named)) < len(named):
+            raise ValueError(f"a decoder is named twice among model and beside ({', '.join(named)}): name each once")
+        return self
 
 
 class EvaluationSettings(Settings):

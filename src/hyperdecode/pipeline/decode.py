@@ -1,0 +1,225 @@
+"""The decode step of a study: a decoder fitted on training trials, and the latents of the test faces."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from sklearn.utils.validation import has_fit_parameter
+
+from hyperdecode.decoding.base import LinearDecoder
+from hyperdecode.decoding.models import MODELS, Context, build_decoder
+from hyperdecode.decoding.repeats import average_repeats, reliability_weights
+from hyperdecode.errors import UserError
+from hyperdecode.evaluation.metrics import standardise
+from hyperdecode.files import atomic_path
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.bands import bands_of
+from hyperdecode.pipeline.checkpoints import FileCheckpoint
+from hyperdecode.pipeline.latents import LatentSpace
+from hyperdecode.pipeline.masking import MASK_NAMES
+from hyperdecode.pipeline.records import Step
+from hyperdecode.pipeline.seeds import derived_seed
+from hyperdecode.pipeline.trials import DecodingTrials, read_trials
+from hyperdecode.pipeline.zmaps import noting_warnings
+from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.images import image_space, read_image
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.saved_decoder import FittedDecoder, plain_settings, training_fingerprint, write_decoder
+from hyperdecode.study.stimulus_set import StimulusSet
+
+__all__ = ["Decoding", "Fit", "fit_decoder", "training_data"]
+
+Epochs = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A decoder that was fitted to standardised latents.
+
+    Attributes
+    ----------
+    decoder : LinearDecoder
+    coef : ndarray, (n_latents, n_voxels)
+    intercept : ndarray, (n_latents,)
+        Weights and constant for latents as they are.
+    seconds : float
+        Wall time of the fit.
+    """
+
+    decoder: LinearDecoder
+    coef: NDArray[np.float64]
+    intercept: NDArray[np.float64]
+    seconds: float
+
+
+def training_data(trials: DecodingTrials, config: StudyConfig) -> dict[str, Any]:
+    """Return the arguments of `fit` that the trials give: responses, latents, roles, groups, weights.
+
+    Trials of one face are one group (a cross-validation never has one of them to learn from and another to predict),
+    or their average, as ``decoding.repeats`` says.
+    """
+    z, latents, shown = trials.training_z, trials.training_latents, trials.training_stimuli
+    repeated = len(set(shown)) < len(shown)
+    data: dict[str, Any] = {"X": z, "Y": latents, "roles": trials.training_roles}
+    weighted = config.decoding.weights == "reliability"
+    if repeated and config.decoding.repeats == "average":
+        mean, latents, n_repeats, names = average_repeats(z, latents, shown, roles=data["roles"])
+        data |= {"X": mean, "Y": latents, "roles": ["train"] * len(names)}
+        if weighted:
+            data["sample_weight"] = reliability_weights(mean, names, n_repeats=n_repeats, roles=data["roles"])
+        return data
+    if repeated:
+        data["groups"] = shown
+    if weighted:
+        data["sample_weight"] = reliability_weights(z, shown, runs=trials.training_runs, roles=data["roles"])
+    return data
+
+
+def fit_decoder(
+    trials: DecodingTrials,
+    config: StudyConfig,
+    space: LatentSpace,
+    model: str,
+    context: Context,
+) -> Fit:
+    """Fit a decoder by name to the training trials, on the generator's own scale of latents.
+
+    Standardised latents (each dimension of unit variance over the generator's own samples) weigh every dimension alike
+    in shared penalties and losses, as latents z ~ N(0, I) do in the paper.
+    """
+    mean, sd = space.scale
+    data = training_data(trials, config)
+    data["Y"] = standardise(data["Y"], mean, sd)
+    decoder = build_decoder(model, context)
+    if "sample_weight" in data and not has_fit_parameter(decoder, "sample_weight"):
+        raise UserError(f"{model} takes no weights of trials: set decoding.weights = 'equal', or take ridge or dense")
+    start = time.perf_counter()
+    decoder.fit(**data)
+    seconds = time.perf_counter() - start
+    coef, intercept = np.asarray(decoder.coef_, np.float64), np.asarray(decoder.intercept_, np.float64)
+    return Fit(decoder, coef * sd[:, None], intercept * sd + mean, seconds)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Decode steps of one study.
+
+    Attributes
+    ----------
+    layout : Layout
+    config : StudyConfig
+    stimuli : StimulusSet
+    generator : Generator
+    progress : callable, optional
+        Called with (epochs done, epochs in all) by decoders that train for long.
+    """
+
+    layout: Layout
+    config: StudyConfig
+    stimuli: StimulusSet
+    generator: Generator
+    progress: Epochs | None = None
+
+    @property
+    def space(self) -> LatentSpace:
+        """The latent space that is decoded."""
+        return LatentSpace(self.generator, self.config.decoding.space, self.config.stimuli.truncation)
+
+    def inputs(self, subject: str) -> tuple[Path, ...]:
+        """Files that every decoder reads."""
+        mask = f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz"
+        names = ("desc-masked_zmaps.safetensors", "trials.tsv", mask)
+        return (
+            *(self.layout.subject(subject, name) for name in names),
+            self.stimuli.folder / "latents.safetensors",
+        )
+
+    def step(self, subject: str, model: str) -> Step:
+        """Fit a decoder on training trials and decode the latents of the test stimuli."""
+        chosen = self.config.decoding.model_dump(exclude={"model", "beside", "posterior"})
+        settings = {**chosen, "model": model, "seed": derived_seed(self.config.seed, "folds", subject)}
+        outputs = (
+            self.layout.decoded(subject, model, "decoder.safetensors"),
+            self.layout.decoded(subject, model, "decoder.json"),
+            self.layout.decoded(subject, model, "latents.safetensors"),
+        )
+        name = f"decode_sub-{subject}_{model}"
+        return Step(name, 2, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
+
+    def _work(self, subject: str, model: str) -> dict[str, Any]:
+        config, space = self.config, self.space
+        trials = read_trials(self.layout, self.stimuli, subject, space.space)
+        kept = self.layout.decoded(subject, model, "checkpoint.safetensors")
+        checkpoint = FileCheckpoint(kept, MODELS[model].epochs_a_save)
+        context = Context(
+            seed=derived_seed(config.seed, "folds", subject),
+            cv=config.decoding.cv,
+            generator=self.generator,
+            space=space.space,
+            truncation=config.stimuli.truncation,
+            scale=space.scale,
+            bands=bands_of(self.layout, config.bold, subject, trials.voxels) if model == "banded-ridge" else None,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
+        with noting_warnings() as noted:
+            fit = fit_decoder(trials, config, space, model, context)
+        saved = self._saved(subject, model, trials, fit)
+        write_decoder(self.layout.decoded(subject, model, "decoder"), saved)
+        predicted = saved.predict(trials.test_z).astype(np.float32)
+        drawn = saved.stretched(predicted) if config.decoding.match_norm else predicted
+        result = {
+            "predicted": predicted,
+            "drawn": drawn,
+            "true": trials.test_latents,
+            "training_mean": saved.latent_mean,
+        }
+        with atomic_path(self.layout.decoded(subject, model, "latents.safetensors")) as temporary:
+            save_file({key: np.ascontiguousarray(value, np.float32) for key, value in result.items()}, temporary)
+        checkpoint.clear()
+        facts = {
+            "n_training_trials": len(trials.training_roles),
+            "n_test_stimuli": len(trials.test_names),
+            "fit_seconds": round(fit.seconds, 3),
+            "warnings": noted,
+        }
+        penalty = getattr(fit.decoder, "alpha_", None)
+        return facts if penalty is None else facts | {"alpha": float(np.median(penalty))}
+
+    def _saved(self, subject: str, model: str, trials: DecodingTrials, fit: Fit) -> FittedDecoder:
+        """Put the decoder together with what says on which voxels and for which faces it may be used."""
+        mask = read_image(self.inputs(subject)[2], n_dimensions=3)
+        training = trials.training_latents
+        mean = training.mean(0)
+        x, y, z = mask.shape
+        return FittedDecoder(
+            model=model,
+            coef=fit.coef,
+            intercept=fit.intercept,
+            latent_space=self.config.decoding.space,
+            latent_mean=mean,
+            training_norm=float(np.linalg.norm(training - mean, axis=1).mean()),
+            generator=self.generator.name,
+            generator_fingerprint=self.generator.fingerprint,
+            truncation=self.config.stimuli.truncation,
+            voxels=trials.voxels,
+            shape=(x, y, z),
+            affine=np.asarray(mask.affine, np.float64),
+            space=image_space(mask),
+            training_fingerprint=training_fingerprint(trials.training_stimuli, trials.training_z, training),
+            n_training_trials=len(training),
+            settings=plain_settings(fit.decoder.get_params(deep=False)),
+            extra={
+                name: np.asarray(getattr(fit.decoder, name))
+                for name in ("alpha_", "x_mean_", "x_scale_")
+                if hasattr(fit.decoder, name)
+            },
+        )

@@ -1,0 +1,59 @@
+"""Latents of a study on the generator's own scale: what they were drawn from, and back to pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hyperdecode.generators.attribute_store import attribute_spaces
+from hyperdecode.generators.attributes import AttributeNormals
+from hyperdecode.generators.base import Generator, picture_latents
+from hyperdecode.stimuli.pictures import to_uint8
+
+__all__ = ["LatentSpace"]
+
+Array = NDArray[np.float64]
+
+
+class LatentSpace:
+    """The space that a study decodes.
+
+    Everything here comes from the generator and the truncation, nothing from trials.
+
+    Parameters
+    ----------
+    generator : Generator
+    space : {"w", "z"}
+    truncation : float
+        Of the stimuli.
+    """
+
+    def __init__(self, generator: Generator, space: str, truncation: float) -> None:
+        self.generator, self.space, self.truncation = generator, space, truncation
+
+    @property
+    def scale(self) -> tuple[Array, Array]:
+        """Mean and standard deviation of each latent dimension, (latent_dim,) each."""
+        if self.space == "z":
+            return np.zeros(self.generator.latent_dim), np.ones(self.generator.latent_dim)
+        mean, sd = (value.double().numpy() for value in self.generator.w_statistics())
+        return mean, sd * self.truncation
+
+    @property
+    def attributes(self) -> AttributeNormals | None:
+        """Attribute normals of this space; None where there are none of this generator."""
+        found = attribute_spaces(self.generator.name).get(self.space)
+        # A generator may bear the name of another one: those of another width are not its own.
+        return found if found is not None and found.normals.shape[1] == self.generator.latent_dim else None
+
+    def drawable(self, latents: NDArray[np.floating]) -> torch.Tensor:
+        """Return latents of this space as those that pictures are made from."""
+        tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
+        return picture_latents(self.generator, tensor, self.truncation) if self.space == "z" else tensor
+
+    def pictures(self, latents: NDArray[np.floating], resolution: int | None = None) -> NDArray[np.uint8]:
+        """Make the picture of each latent, (n, side, side, 3), one after the other."""
+        return np.concatenate(
+            [to_uint8(self.generator.images(row[None], resolution=resolution)) for row in self.drawable(latents)]
+        )
