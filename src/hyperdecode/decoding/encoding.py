@@ -88,11 +88,21 @@ class Components(NamedTuple):
     directions : Tensor, (n_voxels, k)
         For raw voxels, from all training trials: ``(x - centre) @ directions``.
     centre : Tensor, (n_voxels,)
+    of_folds : list of (Tensor, Tensor)
+        Along directions found without the fold: components of its training rows, scaled likewise, and of its held-out
+        rows, as they are.
     """
 
     held_out: Tensor
     directions: Tensor
     centre: Tensor
+    of_folds: list[tuple[Tensor, Tensor]]
+
+    def scaled(self) -> Components:
+        """Return them in units of the training trials' standard deviation."""
+        scale = self.held_out.std(0, correction=0)
+        folds = [(train / scale, held / scale) for train, held in self.of_folds]
+        return Components(self.held_out / scale, self.directions / scale, self.centre, folds)
 
 
 def held_out_components(voxels: Tensor, roots: Tensor, folds: Folds, k: int) -> Components:
@@ -129,16 +139,24 @@ def held_out_components(voxels: Tensor, roots: Tensor, folds: Folds, k: int) -> 
     kernel = z @ z.T
     parts = [_leading(kernel[train][:, train], k) for train, _ in folds]
     k = min(part.shape[1] for part in parts)
-    length = torch.zeros(k).to(kernel)
-    for (train, held), part in zip(folds, parts, strict=True):
-        length += (kernel[held][:, train] @ part[:, :k]).square().sum(0) / len(voxels)
+    own = [_lengths(kernel[train][:, train] @ part[:, :k]) for (train, _), part in zip(folds, parts, strict=True)]
+    held_out = [kernel[held][:, train] @ part[:, :k] for (train, held), part in zip(folds, parts, strict=True)]
+    length = _lengths(torch.cat(held_out))
     whole = _leading(kernel, k)
     fitted = kernel @ whole
     return Components(
-        fitted * (length.sqrt() / fitted.square().mean(0).sqrt()) / roots[:, None],
+        fitted * (length / _lengths(fitted)) / roots[:, None],
         z.T @ whole / scale[:, None],
         centre,
+        [
+            (kernel[train][:, train] @ part[:, :k] * (length / mine) / roots[train, None], new / roots[held, None])
+            for (train, held), part, mine, new in zip(folds, parts, own, held_out, strict=True)
+        ],
     )
+
+
+def _lengths(columns: Tensor) -> Tensor:
+    return columns.square().mean(0).sqrt()
 
 
 def _leading(kernel: Tensor, k: int) -> Tensor:
@@ -156,7 +174,7 @@ class Encoder:
     Parameters
     ----------
     latents : Tensor, (n_trials, n_latents)
-    components : Tensor, (n_trials, k)
+    components : Components
     roots : Tensor, (n_trials,)
         Square roots of the weights of trials.
     folds : list of (training rows, held-out rows)
@@ -173,41 +191,52 @@ class Encoder:
         Of held-out predictions, each times its root weight.
     """
 
-    def __init__(self, latents: Tensor, components: Tensor, roots: Tensor, folds: Folds) -> None:
-        self._latents, self._components, self._roots, self._folds = latents, components, roots, folds
+    def __init__(self, latents: Tensor, components: Components, roots: Tensor, folds: Folds) -> None:
+        self._latents, self._roots, self._folds = latents, roots, folds
+        self._components, self._of_folds = components.held_out, components.of_folds
         self._centre = (roots**2 / (roots**2).sum()) @ latents
         self._scaled = (latents - self._centre) * roots[:, None]
         kernel = self._scaled @ self._scaled.T
         solved = [_Eigen.of(kernel[train][:, train]) for train, _ in folds]
         grid = torch.from_numpy(PENALTIES).to(latents) * kernel.diagonal().mean()
-        errors = [self._held_out(solved, penalty.expand(components.shape[1]))[1].square() for penalty in grid]
+        errors = [self._held_out(solved, penalty.expand(self._components.shape[1])).square() for penalty in grid]
         self.penalties = grid[_steadiest(torch.stack(errors))]
-        self._fold_models, self.residuals = self._held_out(solved, self.penalties)
+        self.residuals = self._held_out(solved, self.penalties)
+        self._solved = solved
         whole = _Eigen.of(kernel)
-        self.coefficients, self.intercept = self._fitted(whole, np.arange(len(latents)), self.penalties)
-        self.freedom = 1 + (whole.values[:, None] / (whole.values[:, None] + self.penalties)).sum(0)
+        everything = np.arange(len(latents))
+        self.coefficients, self.intercept = self._fitted(whole, everything, self._components, self.penalties)
+        self.freedom = whole.freedom(self.penalties)
 
     def errors(self, k: int, prior: Prior) -> Tensor:
-        """Return latents minus their held-out posterior mean, (n_trials, n_latents), from the first `k` components."""
+        """Return latents minus their posterior mean, (n_trials, n_latents), of a model of `k` components without them.
+
+        All is fitted anew without the fold, directions of components too; penalties alone are those of all trials. The
+        covariance of residuals is that of the model's own trials, times (n / (n - freedom))^2, as in generalised
+        cross-validation.
+        """
         errors = torch.empty_like(self._latents)
-        for (train, held), (coefficients, intercept) in zip(self._folds, self._fold_models, strict=True):
-            noise = shrunk(self.residuals[train, :k])
-            mean = posterior_mean(self._components[held, :k], coefficients[:k], intercept[:k], noise, prior)
-            errors[held] = self._latents[held] - mean
+        for (train, held), (own, new), solved in zip(self._folds, self._of_folds, self._solved, strict=True):
+            coefficients, intercept = self._fitted(solved, train, own[:, :k], self.penalties[:k])
+            misses = (own[:, :k] - self._latents[train] @ coefficients.T - intercept) * self._roots[train, None]
+            noise = shrunk(misses / (1 - solved.freedom(self.penalties[:k]) / len(train)))
+            errors[held] = self._latents[held] - posterior_mean(new[:, :k], coefficients, intercept, noise, prior)
         return errors
 
-    def _held_out(self, solved: list[_Eigen], penalties: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Return each fold's coefficients and intercept, and the residuals of held-out trials."""
-        models = [self._fitted(part, train, penalties) for part, (train, _) in zip(solved, self._folds, strict=True)]
+    def _held_out(self, solved: list[_Eigen], penalties: Tensor) -> Tensor:
+        """Return the residuals of held-out trials, times their root weight."""
         residuals = torch.empty_like(self._components)
-        for (_, held), (coefficients, intercept) in zip(self._folds, models, strict=True):
+        for (train, held), part in zip(self._folds, solved, strict=True):
+            coefficients, intercept = self._fitted(part, train, self._components[train], penalties)
             predicted = self._latents[held] @ coefficients.T + intercept
             residuals[held] = (self._components[held] - predicted) * self._roots[held, None]
-        return models, residuals
+        return residuals
 
-    def _fitted(self, solved: _Eigen, rows: NDArray[np.intp], penalties: Tensor) -> tuple[Tensor, Tensor]:
+    def _fitted(
+        self, solved: _Eigen, rows: NDArray[np.intp], components: Tensor, penalties: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Solve ``min sum_i w_i |f_i - A y_i - c|^2 + penalty |A|^2`` for each component, in the dual."""
-        roots, targets = self._roots[rows], self._components[rows] * self._roots[rows, None]
+        roots, targets = self._roots[rows], components * self._roots[rows, None]
         inverse = 1 / (solved.values[:, None] + penalties)
         duals = solved.vectors @ (inverse * (solved.vectors.T @ targets))
         constant = solved.vectors @ (inverse * (solved.vectors.T @ roots)[:, None])
@@ -233,6 +262,10 @@ class _Eigen(NamedTuple):
     def of(cls, kernel: Tensor) -> _Eigen:
         values, vectors = torch.linalg.eigh(kernel)
         return cls(values.clamp(min=0), vectors)
+
+    def freedom(self, penalties: Tensor) -> Tensor:
+        """Return effective degrees of freedom (k,) of a fit with an intercept."""
+        return 1 + (self.values[:, None] / (self.values[:, None] + penalties)).sum(0)
 
 
 def shrunk(residuals: Tensor) -> Tensor:

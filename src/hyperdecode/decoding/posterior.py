@@ -274,11 +274,9 @@ class LatentPosterior(BaseEstimator):  # type: ignore[misc]
         roots = torch.ones_like(voxels[:, 0]) if weights is None else weights.sqrt()
         numbers = _numbers(self.n_components, voxels)
 
-        found = held_out_components(voxels, roots, folds, max(numbers))
+        found = held_out_components(voxels, roots, folds, max(numbers)).scaled()
         numbers = [n for n in numbers if n <= found.held_out.shape[1]] or [found.held_out.shape[1]]
-        scale = found.held_out.std(0, correction=0)
-        seen = found.held_out / scale
-        encoder = Encoder(latents, seen, roots, folds)
+        encoder = Encoder(latents, found, roots, folds)
         tried = [encoder.errors(n, prior) for n in numbers]
         variance = prior.covariance.diagonal()
         varied = variance > SINGULAR * variance.max()
@@ -289,12 +287,12 @@ class LatentPosterior(BaseEstimator):  # type: ignore[misc]
         self.encoding_, self.encoding_intercept_ = to_numpy(encoder.coefficients[:n]), to_numpy(encoder.intercept[:n])
         self.residual_covariance_ = to_numpy(shrunk(encoder.residuals[:, :n]))
         self.uncertainty_ = to_numpy(encoder.freedom[:n] / (len(voxels) + encoder.freedom[:n]))
-        self.weights_ = to_numpy(found.directions[:, :n] / scale[:n])
+        self.weights_ = to_numpy(found.directions[:, :n])
         self.offset_ = -to_numpy(found.centre) @ self.weights_
         self.n_features_in_ = voxels.shape[1]
         counts = np.bincount(stimuli)
         self.n_stimuli_ = len(counts)
-        self.noise_ = _repeat_noise(seen[:, :n], stimuli) if (counts > 1).sum() > 1 else None
+        self.noise_ = _repeat_noise(found.held_out[:, :n], stimuli) if (counts > 1).sum() > 1 else None
         return self
 
     def noise_from_repeats(self, X_trials: Any, stimuli: Sequence[object]) -> RepeatNoise:
