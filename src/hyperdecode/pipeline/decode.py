@@ -202,8 +202,8 @@ class Decoding:
         x, y, z = mask.shape
         return FittedDecoder(
             model=model,
-            coef=fit.coef,
-            intercept=fit.intercept,
+            coef=fit.coef.astype(np.float32),
+            intercept=fit.intercept.astype(np.float32),
             latent_space=self.config.decoding.space,
             latent_mean=mean,
             training_norm=float(np.linalg.norm(training - mean, axis=1).mean()),
