@@ -385,3 +385,16 @@ def test_mistakes_are_one_line(tiny_generator, faces, changes, data, words):
     with pytest.raises(UserError, match=words) as mistake:
         decoder(tiny_generator, **changes).fit(x, w)
     assert "\n" not in str(mistake.value)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "allowed"), [("float32", 1e-3), ("bfloat16", 0.1)])
+def test_a_gpu_trains_the_same(make_tiny, faces, precision, allowed):
+    (x, w), (new, _) = faces
+    expected = decoder(make_tiny()).fit(x.astype(np.float32), w)
+    tensors = (torch.from_numpy(part).float().cuda() for part in (x, w))
+    found = decoder(make_tiny().cuda(), precision=precision).fit(*tensors)
+    assert np.allclose(found.losses_, expected.losses_, rtol=allowed)
+    predicted = found.predict(torch.from_numpy(new).float().cuda())
+    assert predicted.is_cuda and np.allclose(predicted.cpu(), expected.predict(new), atol=allowed)

@@ -170,12 +170,13 @@ class TargetActivations:
         """Yield slices of the faces with their activations."""
         at = 0
         while at < len(self._faces):
-            with torch.no_grad():
-                size = self._crop.batch
-                rows = self._faces[at : at + size]
-                made = torch.cat(self._crop.in_parts(lambda part, r=rows: self._crop(r[part]), len(rows)))
-            yield slice(at, at + len(rows)), made
-            at += len(rows)
+            made = self._made(self._faces[at : at + self._crop.batch])
+            yield slice(at, at + len(made)), made
+            at += len(made)
+
+    def _made(self, faces: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat(self._crop.in_parts(lambda part: self._crop(faces[part]), len(faces)))
 
     def _room_for(self, made: Tensor) -> Tensor | None:
         size = len(self._faces) * made[0].numel() * made.element_size()
