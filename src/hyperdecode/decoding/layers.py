@@ -26,7 +26,7 @@ SIDE_IN_NAME = re.compile(r"b(\d+)\.conv\d?|L\d+_(\d+)_\d+")
 def layer_at_depth(generator: Generator, k: int) -> str:
     """Return the layer that matches layer `k` of a PGGAN of 1024 px.
 
-    Layers 1 and 2 of it have maps of 4 px, 3 and 4 of 8 px, ..., 17 and 18 of 1024 px; 19 is the picture. A match is the
+    Layers 1 and 2 have maps of 4 px, 3 and 4 of 8 px, ..., 17 and 18 of 1024 px; 19 is the picture. A match is the
     first (odd k) or the second (even k) convolution at that side. Where no layer has it, the nearest side counts, its
     last layer if it is smaller and its first if it is larger: MobileStyleGAN makes 1024 px behind its convolutions of
     512 px, StyleGAN3 begins at 36 px and its maps have a margin.
