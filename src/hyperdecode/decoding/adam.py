@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -157,7 +158,7 @@ class _Block:
         of_trials = batches.weights.numpy()
         gradient = torch.empty_like(self.weights)
         error = torch.empty(size, self.weights.shape[1])
-        flat = [part.view(-1).numpy() for part in (self.weights, gradient, self.first, self.second)]
+        w, g, m, v = (part.view(-1).numpy() for part in (self.weights, gradient, self.first, self.second))
         added = np.float32(0.0 if rule.decoupled else rule.weight_decay)
         kept = np.float32(1.0 - rule.learning_rate * rule.weight_decay if rule.decoupled else 1.0)
         losses = np.zeros(n_epochs)
@@ -171,7 +172,7 @@ class _Block:
                 steps += 1
                 rate = np.float32(rule.learning_rate / (1 - BETA1**steps))
                 root = np.float32((1 - BETA2**steps) ** -0.5)
-                _adam_step(*flat, rate, root, added, kept)
+                _adam_step(w, g, m, v, rate, root, added, kept)
         return losses / (2 * n_batches * size * self._n_latents)
 
 
@@ -264,7 +265,7 @@ class WholeLayer:
         with _multiplying(self._precision, self._weights.device):
             for epoch in range(n_epochs):
                 for batch in zip(*batches, strict=True):
-                    losses[epoch] += with_halved_batches(lambda micro, b=batch: self._backward(b, micro), self._micro)
+                    losses[epoch] += with_halved_batches(partial(self._backward, batch), self._micro)
                     self._optimizer.step()
                     self._steps += 1
         return losses.cpu().numpy() / len(batches.inputs)
@@ -276,7 +277,7 @@ class WholeLayer:
         self._weights.grad.zero_()
         count = batch[1].numel()
         loss = torch.zeros((), dtype=torch.float64, device=self._weights.device)
-        for inputs, targets, of_trials in zip(*(part.split(micro) for part in batch), strict=True):
+        for inputs, targets, of_trials in zip(*(torch.split(part, micro) for part in batch), strict=True):
             error = torch.mm(inputs, self._weights).float() - targets
             loss += 0.5 * (of_trials * error.square().sum(1)).sum() / count
             self._weights.grad += torch.mm(inputs.T, error * of_trials[:, None] / count)

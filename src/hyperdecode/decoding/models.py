@@ -13,7 +13,9 @@ from hyperdecode.decoding.activation_loss import ActivationLossDecoder
 from hyperdecode.decoding.banded import BandedRidgeDecoder
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.dense import DenseDecoder
+from hyperdecode.decoding.inverted import InvertedEncodingDecoder
 from hyperdecode.decoding.layers import MODEL_LAYERS, PAPER_LAYERS, layer_at_depth
+from hyperdecode.decoding.posterior import latent_prior
 from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.decoding.training import Checkpoint
 from hyperdecode.errors import UserError
@@ -97,6 +99,15 @@ def _banded(context: Context) -> LinearDecoder:
     return BandedRidgeDecoder(bands=context.bands, seed=context.seed)
 
 
+def _inverted(context: Context) -> LinearDecoder:
+    if context.generator is None or context.scale is None:
+        raise UserError("the inverted encoding model needs the generator, whose latents are its prior: give it")
+    mean, covariance = latent_prior(context.generator, context.space, context.truncation)
+    centre, sd = context.scale
+    prior = (mean - centre) / sd, covariance / np.outer(sd, sd)
+    return InvertedEncodingDecoder(*prior, n_folds=5 if context.cv == "loo" else int(context.cv), seed=context.seed)
+
+
 def _dense(context: Context, **changes: Any) -> LinearDecoder:
     return DenseDecoder(seed=context.seed, progress=context.progress, checkpoint=context.checkpoint, **changes)
 
@@ -125,6 +136,7 @@ MODELS: dict[str, Model] = {
     "ridge": Model("ridge regression, one penalty", False, _ridge),
     "ridge-per-latent": Model("ridge regression, a penalty for each latent dimension", False, _ridge_per_latent),
     "banded-ridge": Model("ridge regression, a penalty for each brain region", False, _banded),
+    "inverted": Model("an encoding model turned round, with the generator's latents as prior", False, _inverted),
     "dense": Model("the dense layer of the paper's notebook", True, _dense),
     "dense-no-decay": Model(
         "the dense layer without weight decay",
