@@ -17,20 +17,20 @@ def context(tiny_generator):
     return Context(seed=3, generator=tiny_generator, scale=(mean, sd), bands=["V1"] * 30 + ["FFA"] * 30)
 
 
-def trials(generator, context, n=50):
+def trials(generator, context, n=130):
     """Return responses of 60 voxels to faces, and their standardised latents."""
     rng = np.random.default_rng(0)
     mean, sd = context.scale
     latents = (generator.to_w(generator.sample(n, 1)).double().numpy() - mean) / sd
-    return latents @ rng.standard_normal((latents.shape[1], 60)) + 3 * rng.standard_normal((n, 60)), latents
+    return latents @ rng.standard_normal((latents.shape[1], 60)) + 5 * rng.standard_normal((n, 60)), latents
 
 
 @pytest.mark.parametrize("name", ["ridge", "ridge-per-latent", "banded-ridge", "inverted", "hyper-1", "activation-4"])
 def test_a_decoder_by_name_learns(name, context, tiny_generator):
     x, y = trials(tiny_generator, context)
-    decoder = build_decoder(name, context).fit(x[:40], y[:40])
+    decoder = build_decoder(name, context).fit(x[:120], y[:120])
     assert isinstance(decoder, LinearDecoder)
-    new, true = decoder.predict(x[40:]), y[40:]
+    new, true = decoder.predict(x[120:]), y[120:]
     cosines = (new * true).sum(1) / np.linalg.norm(new, axis=1) / np.linalg.norm(true, axis=1)
     assert cosines.mean() > 0.5
 
