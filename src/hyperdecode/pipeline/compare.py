@@ -22,7 +22,7 @@ from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
 from hyperdecode.pipeline.decode import fit_decoder
-from hyperdecode.pipeline.latents import LatentSpace
+from hyperdecode.pipeline.latents import LatentSpace, refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.simulate import StimulusBank, simulate
@@ -90,6 +90,7 @@ def compare(
     UserError
         For an unknown model, a space that the generator does not have, or a ceiling out of range.
     """
+    refuse_other_generator(config, stimuli, generator)
     unknown = [name for name in models if name not in MODELS]
     if unknown:
         raise UserError(f"no decoder {unknown[0]!r}: choose among {', '.join(MODELS)}")

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from sklearn.utils.validation import has_fit_parameter
 
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.models import MODELS, Context, build_decoder
 from hyperdecode.decoding.repeats import average_repeats, reliability_weights
-from hyperdecode.errors import UserError
 from hyperdecode.evaluation.metrics import standardise
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
@@ -99,8 +97,6 @@ def fit_decoder(
     data = training_data(trials, config)
     data["Y"] = standardise(data["Y"], mean, sd)
     decoder = build_decoder(model, context)
-    if "sample_weight" in data and not has_fit_parameter(decoder, "sample_weight"):
-        raise UserError(f"{model} takes no weights of trials: set decoding.weights = 'equal', or take ridge or dense")
     start = time.perf_counter()
     decoder.fit(**data)
     seconds = time.perf_counter() - start

@@ -6,12 +6,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hyperdecode.errors import UserError
 from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.generators.attributes import AttributeNormals
 from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["LatentSpace"]
+__all__ = ["LatentSpace", "refuse_other_generator"]
 
 Array = NDArray[np.float64]
 
@@ -56,4 +59,24 @@ class LatentSpace:
         """Make the picture of each latent, (n, side, side, 3), one after the other."""
         return np.concatenate(
             [to_uint8(self.generator.images(row[None], resolution=resolution)) for row in self.drawable(latents)]
+        )
+
+
+def refuse_other_generator(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> None:
+    """Refuse a generator that did not make the stimuli, or has no latents of the space that is decoded.
+
+    Raises
+    ------
+    UserError
+    """
+    if generator.fingerprint != stimuli.settings["fingerprint"]:
+        raise UserError(
+            f"the stimuli were made by {stimuli.settings['generator']} "
+            f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
+            f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
+        )
+    if config.decoding.space not in generator.spaces:
+        raise UserError(
+            f"decoding.space = {config.decoding.space!r}, but {generator.name} has only the latent space "
+            f"{' and '.join(generator.spaces)}: change that line in study.toml"
         )

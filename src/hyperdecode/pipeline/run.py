@@ -12,6 +12,7 @@ import pandas as pd
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
+from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
@@ -101,7 +102,7 @@ def run_study(
     """
     if only is not None and only not in STEPS:
         raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
-    _refuse_other_generator(config, stimuli, generator)
+    refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
     tell = None if n_workers > 1 else progress
     analysis = Analysis(layout, config, stimuli, generator, None if tell is None else partial(tell, "epoch"))
@@ -143,7 +144,7 @@ def decode_study(
     UserError
         When the masked trials are not there.
     """
-    _refuse_other_generator(config, stimuli, generator)
+    refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
     analysis = Analysis(layout, config, stimuli, generator, None if progress is None else partial(progress, "epoch"))
     steps = [analysis.decode(label, model) for label in config.subjects]
@@ -229,20 +230,6 @@ def _require_inputs(layout: Layout, step: Step) -> None:
     missing = next((path for path in step.inputs if not path.exists()), None)
     if missing is not None and missing.is_relative_to(layout.derivatives):
         raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")
-
-
-def _refuse_other_generator(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> None:
-    if generator.fingerprint != stimuli.settings["fingerprint"]:
-        raise UserError(
-            f"the stimuli were made by {stimuli.settings['generator']} "
-            f"{str(stimuli.settings['fingerprint'])[:12]}, this is "
-            f"{generator.name} {generator.fingerprint[:12]}: its latents mean other faces; use that version"
-        )
-    if config.decoding.space not in generator.spaces:
-        raise UserError(
-            f"decoding.space = {config.decoding.space!r}, but {generator.name} has only the latent space "
-            f"{' and '.join(generator.spaces)}: change that line in study.toml"
-        )
 
 
 def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
