@@ -25,7 +25,9 @@ def trials(generator, context, n=130):
     return latents @ rng.standard_normal((latents.shape[1], 60)) + 5 * rng.standard_normal((n, 60)), latents
 
 
-@pytest.mark.parametrize("name", ["ridge", "ridge-per-latent", "banded-ridge", "inverted", "hyper-1", "activation-4"])
+@pytest.mark.parametrize(
+    "name", ["ridge", "ridge-per-latent", "ridge-per-component", "banded-ridge", "inverted", "hyper-1", "activation-4"]
+)
 def test_a_decoder_by_name_learns(name, context, tiny_generator):
     x, y = trials(tiny_generator, context)
     decoder = build_decoder(name, context).fit(x[:120], y[:120])
@@ -60,7 +62,7 @@ def test_what_a_decoder_needs_and_lacks_is_said(tiny_generator):
         build_decoder("lasso", Context())
     with pytest.raises(UserError, match="needs the region of each voxel"):
         build_decoder("banded-ridge", Context())
-    for name in ("hyper-1", "activation-9", "inverted"):
+    for name in ("hyper-1", "activation-9", "inverted", "ridge-per-component"):
         with pytest.raises(UserError, match="needs the generator"):
             build_decoder(name, Context())
     with pytest.raises(UserError, match="256 px"):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperdecode.decoding.activation_loss import ActivationLossDecoder
 from hyperdecode.decoding.banded import BandedRidgeDecoder
 from hyperdecode.decoding.base import LinearDecoder
+from hyperdecode.decoding.components import ComponentRidgeDecoder
 from hyperdecode.decoding.dense import DenseDecoder
 from hyperdecode.decoding.inverted import InvertedEncodingDecoder
 from hyperdecode.decoding.layers import MODEL_LAYERS, PAPER_LAYERS, layer_at_depth
@@ -99,13 +100,22 @@ def _banded(context: Context) -> LinearDecoder:
     return BandedRidgeDecoder(bands=context.bands, seed=context.seed)
 
 
-def _inverted(context: Context) -> LinearDecoder:
+def _prior(context: Context) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and covariance of the generator's latents, standardised as those that are fitted to."""
     if context.generator is None or context.scale is None:
-        raise UserError("the inverted encoding model needs the generator, whose latents are its prior: give it")
+        raise UserError("this decoder needs the generator, whose latents are its prior: give it and the scale")
     mean, covariance = latent_prior(context.generator, context.space, context.truncation)
     centre, sd = context.scale
-    prior = (mean - centre) / sd, covariance / np.outer(sd, sd)
-    return InvertedEncodingDecoder(*prior, n_folds=5 if context.cv == "loo" else int(context.cv), seed=context.seed)
+    return (mean - centre) / sd, covariance / np.outer(sd, sd)
+
+
+def _components(context: Context) -> LinearDecoder:
+    return ComponentRidgeDecoder(_prior(context)[1], cv=context.cv, seed=context.seed)
+
+
+def _inverted(context: Context) -> LinearDecoder:
+    n_folds = 5 if context.cv == "loo" else int(context.cv)
+    return InvertedEncodingDecoder(*_prior(context), n_folds=n_folds, seed=context.seed)
 
 
 def _dense(context: Context, **changes: Any) -> LinearDecoder:
@@ -135,6 +145,9 @@ def _layer_model(words: str, depth: int, latent_weight: float) -> Model:
 MODELS: dict[str, Model] = {
     "ridge": Model("ridge regression, one penalty", False, _ridge),
     "ridge-per-latent": Model("ridge regression, a penalty for each latent dimension", False, _ridge_per_latent),
+    "ridge-per-component": Model(
+        "ridge regression, a penalty for each principal component of the generator's latents", False, _components
+    ),
     "banded-ridge": Model("ridge regression, a penalty for each brain region", False, _banded),
     "inverted": Model("an encoding model turned round, with the generator's latents as prior", False, _inverted),
     "dense": Model("the dense layer of the paper's notebook", True, _dense),

@@ -25,6 +25,7 @@ __all__ = [
 ModelName = Literal[
     "ridge",
     "ridge-per-latent",
+    "ridge-per-component",
     "banded-ridge",
     "inverted",
     "dense",
@@ -215,9 +216,9 @@ class DecodingSettings(Settings):
     space: Literal["w", "z"] = "w"
     """Latent space that is decoded (a PGGAN has z alone)."""
     model: ModelName = "ridge"
-    """Decoder: ridge, ridge-per-latent, banded-ridge (a penalty a brain region), inverted (an encoding model turned
-    round), or the paper's: dense, its notebook's layer; hyper-1 to hyper-5, latent and activation loss; activation-4,
-    -9, -14, -19, activation loss alone."""
+    """Decoder: ridge, ridge-per-latent, ridge-per-component (of the generator's latents), banded-ridge (a penalty a
+    brain region), inverted (an encoding model turned round), or the paper's: dense, its notebook's layer; hyper-1 to
+    hyper-5, latent and activation loss; activation-4, -9, -14, -19, activation loss alone."""
     beside: Annotated[tuple[ModelName, ...], Field(strict=False)] = ()
     """Other decoders to show beside it in the report."""
     n_folds: Annotated[int, Field(ge=0, le=50)] = 0
