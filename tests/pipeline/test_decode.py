@@ -107,6 +107,14 @@ def test_decode_by_name_makes_faces_and_scores(study, tiny_generator):
         decode_study(study, settings(), stimuli, tiny_generator, "ridge-per-latent")
 
 
+def test_a_decoder_with_a_prior_is_saved_without_listing_it(study, tiny_generator, monkeypatch):
+    monkeypatch.setattr("hyperdecode.study.saved_decoder.MAX_LISTED", 100)
+    table = decode_study(study, settings(), read_stimuli(study), tiny_generator, "ridge-per-component")
+    assert float(table.set_index("metric").loc["identification", "decoder"]) > 0.6
+    said = json.loads(made(study, "desc-ridgepercomponent_decoder.json").read_text())["settings"]
+    assert said["prior_covariance"] == "float64 array of shape (16, 16)" and said["cv"] == "loo"
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(study, tiny_generator, monkeypatch):
     short = models.Model(
         "short",

@@ -42,6 +42,8 @@ def plain_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.size > MAX_LISTED:
+        return f"{value.dtype} array of shape {value.shape}"
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):
