@@ -41,21 +41,27 @@ def comparison_figure(table: pd.DataFrame, dpi: int = 110) -> bytes:
     if not len(table):
         raise UserError("there is nothing to draw: the comparison has no fits")
     ceilings = sorted(table["noise_ceiling"].unique())
-    models, spaces = list(dict.fromkeys(table["model"])), sorted(table["space"].unique())
+    spaces = sorted(table["space"].unique())
     metrics = [name for name in PANELS if table[name].notna().any()]
-    width = max(3.4, 0.28 * len(models) * len(spaces) + 1.2)
-    figure = new_figure(width * len(ceilings), 2.1 * len(metrics) + 1.4, dpi)
-    panels = figure.subplots(len(metrics), len(ceilings), squeeze=False, sharey="row", sharex=True)
+    order = list(dict.fromkeys(table["model"]))
+    # Where a decoder was not fitted it takes no place.
+    fitted = {c: set(table.loc[table["noise_ceiling"] == c, "model"]) for c in ceilings}
+    models = {c: [name for name in order if name in fitted[c]] for c in ceilings}
+    widths = [max(3.0, 0.26 * len(models[c]) * len(spaces) + 0.8) for c in ceilings]
+    figure = new_figure(sum(widths) + 0.6, 2.1 * len(metrics) + 1.4, dpi)
+    panels = figure.subplots(
+        len(metrics), len(ceilings), squeeze=False, sharey="row", sharex="col", width_ratios=widths
+    )
     for row, metric in enumerate(metrics):
         for column, ceiling in enumerate(ceilings):
             axes = panels[row][column]
             part = table[table["noise_ceiling"] == ceiling]
-            _bars(axes, part, metric, models, spaces)
+            _bars(axes, part, metric, models[ceiling], spaces)
             quiet_axes(axes, "", _label(metric) if column == 0 else "")
             if row == 0:
                 axes.set_title(f"noise ceiling {ceiling:g}", fontsize=10)
             if row == len(metrics) - 1:
-                axes.set_xticks(range(len(models)), models, rotation=60, ha="right", fontsize=8)
+                axes.set_xticks(range(len(models[ceiling])), models[ceiling], rotation=60, ha="right", fontsize=8)
         panels[row][0].set_ylim(*_limits(table, metric))
     if len(spaces) > 1:
         handles = [_patch(COLOURS.get(space, GREY)) for space in spaces]
@@ -73,8 +79,13 @@ def _bars(axes: Any, part: pd.DataFrame, metric: str, models: list[str], spaces:
             if values.size and not np.isnan(values).all():
                 axes.bar(x, np.nanmean(values), width * 0.92, color=COLOURS.get(space, GREY), alpha=0.75)
                 axes.plot(np.full(values.size, x), values, ".", color="#333333", markersize=4)
-    blind = CHANCE.get(metric, part["lsim_blind"].mean() if metric == "lsim" else 0.0)
-    axes.axhline(blind, color="#555555", linewidth=1, linestyle="--")
+    if metric != "lsim":
+        axes.axhline(CHANCE.get(metric, 0.0), color="#555555", linewidth=1, linestyle="--")
+        return
+    for space in spaces:
+        # Of each space: the best blind predictor, which differs a little between fits by their own noise.
+        blind = part.loc[part["space"] == space, "lsim_blind"].max()
+        axes.axhline(blind, color=COLOURS.get(space, GREY), linewidth=1.2, linestyle="--")
 
 
 def _limits(table: pd.DataFrame, metric: str) -> tuple[float, float]:
