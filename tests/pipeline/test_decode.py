@@ -16,6 +16,7 @@ from hyperdecode.decoding.models import MODELS
 from hyperdecode.errors import UserError
 from hyperdecode.pipeline.compare import compare
 from hyperdecode.pipeline.decode import training_data
+from hyperdecode.pipeline.records import read_facts
 from hyperdecode.pipeline.run import decode_study, run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.pipeline.trials import read_trials
@@ -59,6 +60,26 @@ def made(study, ending):
     return study / "derivatives" / "hyperdecode" / "sub-01" / f"sub-01_{ending}"
 
 
+def decoded_stretch(study, model="ridge"):
+    return read_facts(study / "derivatives/hyperdecode/records", f"decode_sub-01_{model}")["stretch"]
+
+
+def test_averages_are_unshrunk_where_asked_and_in_length_alone(study, tiny_generator):
+    before = load_file(made(study, "desc-ridge_latents.safetensors"))
+    scores = pd.read_csv(made(study, "desc-ridge_scores.tsv"), sep="\t").set_index("metric")["decoder"]
+    stretch = decoded_stretch(study)
+    assert 1 < stretch < 3, "three trials a face"
+    run_study(study, settings({"unshrink": False}), read_stimuli(study), tiny_generator)
+    after = load_file(made(study, "desc-ridge_latents.safetensors"))
+    mean = before["training_mean"]
+    np.testing.assert_allclose(before["predicted"] - mean, stretch * (after["predicted"] - mean), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(before["drawn"], after["drawn"], rtol=0, atol=1e-4)
+    plain = pd.read_csv(made(study, "desc-ridge_scores.tsv"), sep="\t").set_index("metric")["decoder"]
+    for metric in ("identification", "cosine", "pixcorr"):
+        assert abs(scores[metric] - plain[metric]) < 1e-3
+    assert scores["lsim"] > plain["lsim"] and scores["r_squared"] > plain["r_squared"] + 0.01
+
+
 def test_every_name_of_study_toml_is_a_decoder():
     assert ModelName.__args__ == tuple(MODELS)
 
@@ -84,7 +105,10 @@ def test_a_saved_decoder_predicts_what_the_study_decoded(study, tiny_generator):
     trials = pd.read_csv(made(study, "trials.tsv"), sep="\t")
     names = read_stimuli(study).names("test")
     average = np.array([masked["z"][(trials["stim_file"] == name).to_numpy()].mean(0) for name in names])
-    np.testing.assert_allclose(decoder.predict(average), latents["predicted"], rtol=1e-4, atol=1e-4)
+    away, centre = latents["predicted"] - latents["training_mean"], decoder.latent_mean
+    factors = (away / (decoder.predict(average) - centre)).ravel()
+    np.testing.assert_allclose(np.median(factors), decoded_stretch(study), rtol=1e-3)
+    np.testing.assert_allclose(decoded_stretch(study) * (decoder.predict(average) - centre), away, rtol=0, atol=1e-3)
     np.testing.assert_array_equal(decoder.voxels, masked["voxels"])
     assert decoder.generator_fingerprint == tiny_generator.fingerprint and decoder.n_training_trials == 90
     assert json.loads(made(study, "desc-ridge_decoder.json").read_text())["settings"]["per_latent"] is False

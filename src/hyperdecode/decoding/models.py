@@ -76,6 +76,9 @@ class Model:
         Whether it is one of the paper's.
     build : callable
         Context -> estimator.
+    shrinks : bool
+        Whether it predicts what is best for single trials, so that averages deserve more
+        (`hyperdecode.decoding.rescale.averages_stretch`).
     epochs_a_save : int
         Epochs between two saves of a training's state.
     """
@@ -83,6 +86,7 @@ class Model:
     words: str
     paper: bool
     build: Callable[[Context], LinearDecoder]
+    shrinks: bool = False
     epochs_a_save: int = 50
 
 
@@ -139,17 +143,17 @@ def _activation(context: Context, depth: int, latent_weight: float) -> LinearDec
 
 
 def _layer_model(words: str, depth: int, latent_weight: float) -> Model:
-    return Model(words.format(depth), True, lambda context: _activation(context, depth, latent_weight), 1)
+    return Model(words.format(depth), True, lambda context: _activation(context, depth, latent_weight), epochs_a_save=1)
 
 
 MODELS: dict[str, Model] = {
-    "ridge": Model("ridge regression, one penalty", False, _ridge),
-    "ridge-per-latent": Model("ridge regression, a penalty for each latent dimension", False, _ridge_per_latent),
+    "ridge": Model("ridge regression, one penalty", False, _ridge, True),
+    "ridge-per-latent": Model("ridge regression, a penalty for each latent dimension", False, _ridge_per_latent, True),
     "ridge-per-component": Model(
-        "ridge regression, a penalty for each principal component of the generator's latents", False, _components
+        "ridge regression, a penalty for each principal component of the generator's latents", False, _components, True
     ),
-    "banded-ridge": Model("ridge regression, a penalty for each brain region", False, _banded),
-    "inverted": Model("an encoding model turned round, with the generator's latents as prior", False, _inverted),
+    "banded-ridge": Model("ridge regression, a penalty for each brain region", False, _banded, True),
+    "inverted": Model("an encoding model turned round, with the generator's latents as prior", False, _inverted, True),
     "dense": Model("the dense layer of the paper's notebook", True, _dense),
     "dense-no-decay": Model(
         "the dense layer without weight decay",

@@ -21,7 +21,7 @@ from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
-from hyperdecode.pipeline.decode import fit_decoder
+from hyperdecode.pipeline.decode import decoded_averages, fit_decoder
 from hyperdecode.pipeline.latents import LatentSpace, refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.seeds import derived_seed
@@ -167,6 +167,8 @@ class _Noisy:
             "n_folds": self.config.decoding.n_folds,
             "n_permutations": self.config.evaluation.n_permutations,
         }
+        if MODELS[model].shrinks:
+            settings["unshrink"] = self.config.decoding.unshrink
         name = f"compare_sub-{subject}_space-{space}_{model}"
         work = partial(self._work, subject, space, model, output)
         return Step(name, 1, settings, (*inputs, self.stimuli.folder / "latents.safetensors"), (output,), work)
@@ -185,7 +187,7 @@ class _Noisy:
             bands=bands_of(self.layout, self.config.bold, subject, trials.voxels) if model == "banded-ridge" else None,
         )
         fit = fit_decoder(trials, self.config, scale, model, context)
-        predicted = trials.test_z @ fit.coef.T + fit.intercept
+        predicted, _ = decoded_averages(trials, self.config, scale, model, lambda z: z @ fit.coef.T + fit.intercept)
         true = trials.test_latents
         judged = evaluate_latents(
             predicted,

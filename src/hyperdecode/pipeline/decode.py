@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.models import MODELS, Context, build_decoder
 from hyperdecode.decoding.repeats import average_repeats, reliability_weights
+from hyperdecode.decoding.rescale import averages_stretch
 from hyperdecode.evaluation.metrics import standardise
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
@@ -33,7 +34,7 @@ from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, plain_settings, training_fingerprint, write_decoder
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Decoding", "Fit", "fit_decoder", "training_data"]
+__all__ = ["Decoding", "Fit", "decoded_averages", "fit_decoder", "training_data"]
 
 Epochs = Callable[[int, int], None]
 
@@ -104,6 +105,30 @@ def fit_decoder(
     return Fit(decoder, coef * sd[:, None], intercept * sd + mean, seconds)
 
 
+def decoded_averages(
+    trials: DecodingTrials,
+    config: StudyConfig,
+    space: LatentSpace,
+    model: str,
+    predict: Callable[[NDArray[Any]], NDArray[Any]],
+) -> tuple[NDArray[np.float64], float]:
+    """Decode the averaged test trials, unshrunk where the study asks for it; return also the (median) factor.
+
+    `averages_stretch` takes from single test trials how far those of one face scatter, and gives all faces of as many
+    trials one factor.
+    """
+    predicted = np.asarray(predict(trials.test_z), np.float64)
+    if not (config.decoding.unshrink and MODELS[model].shrinks):
+        return predicted, 1.0
+    rows = trials.test_rows
+    shown = [trials.split.stimuli[row] for row in rows]
+    counts = [shown.count(name) for name in trials.test_names]
+    centre = trials.training_latents.mean(0)
+    _, sd = space.scale
+    stretch = averages_stretch(predict(trials.z[rows]) / sd, shown, centre / sd, counts)
+    return centre + stretch[:, None] * (predicted - centre), float(np.median(stretch))
+
+
 @dataclass(frozen=True)
 class Decoding:
     """Decode steps of one study.
@@ -140,7 +165,9 @@ class Decoding:
 
     def step(self, subject: str, model: str) -> Step:
         """Fit a decoder on training trials and decode the latents of the test stimuli."""
-        chosen = self.config.decoding.model_dump(exclude={"model", "beside", "posterior"})
+        chosen = self.config.decoding.model_dump(
+            exclude={"model", "beside", "posterior", *(() if MODELS[model].shrinks else ("unshrink",))}
+        )
         settings = {**chosen, "model": model, "seed": derived_seed(self.config.seed, "folds", subject)}
         outputs = (
             self.layout.decoded(subject, model, "decoder.safetensors"),
@@ -148,7 +175,7 @@ class Decoding:
             self.layout.decoded(subject, model, "latents.safetensors"),
         )
         name = f"decode_sub-{subject}_{model}"
-        return Step(name, 2, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
+        return Step(name, 3, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
 
     def _work(self, subject: str, model: str) -> dict[str, Any]:
         config, space = self.config, self.space
@@ -170,7 +197,8 @@ class Decoding:
             fit = fit_decoder(trials, config, space, model, context)
         saved = self._saved(subject, model, trials, fit)
         write_decoder(self.layout.decoded(subject, model, "decoder"), saved)
-        predicted = saved.predict(trials.test_z).astype(np.float32)
+        predicted, stretch = decoded_averages(trials, config, space, model, saved.predict)
+        predicted = predicted.astype(np.float32)
         drawn = saved.stretched(predicted) if config.decoding.match_norm else predicted
         result = {
             "predicted": predicted,
@@ -185,6 +213,7 @@ class Decoding:
             "n_training_trials": len(trials.training_roles),
             "n_test_stimuli": len(trials.test_names),
             "fit_seconds": round(fit.seconds, 3),
+            "stretch": round(stretch, 4),
             "warnings": noted,
         }
         penalty = getattr(fit.decoder, "alpha_", None)

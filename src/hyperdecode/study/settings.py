@@ -229,6 +229,9 @@ class DecodingSettings(Settings):
     """Weight of training trials: the same, or by how reliable their run is over repeats of training faces."""
     posterior: Annotated[int, Field(ge=0, le=64)] = 4
     """Faces drawn from the posterior of each test face, beside intervals of its attributes (0: none)."""
+    unshrink: bool = True
+    """Stretch predictions of averaged trials, all by one factor, by what a decoder fitted to single trials shrinks them
+    too much; from how far repeats scatter, never from their latents (the paper's decoders are left as they are)."""
     match_norm: bool = True
     """Draw pictures from predictions stretched to the length of training latents (scores are of them as they are)."""
 
