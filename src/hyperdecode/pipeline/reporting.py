@@ -159,7 +159,7 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
         training_hash=_trials_hash(trials, "train"),
         test_hash=_trials_hash(trials, "test"),
         mask_png=chain.masking.files["picture"].read_bytes(),
-        facts={"Decoder": MODELS[model].words, **_penalty(decoded, config.n_folds)},
+        facts={"Decoder": MODELS[model].words, **_penalty(decoded, config.n_folds), **_stretch(decoded)},
         notes=notes,
         quality=quality_figures(chain),
     )
@@ -196,6 +196,14 @@ def _penalty(decoded: dict[str, Any], n_folds: int) -> dict[str, str]:
         return {}
     how = f"{n_folds}-fold cross-validation" if n_folds else "leaving one trial out"
     return {"Ridge penalty": f"{decoded['alpha']:.4g}, by {how} on training trials"}
+
+
+def _stretch(decoded: dict[str, Any]) -> dict[str, str]:
+    factor = float(decoded.get("stretch", 1.0))
+    if factor == 1:
+        return {}
+    how = "by how far repeats of a test face scatter, not by which face it was; no direction changes"
+    return {"Averages stretched": f"{factor:.2f} times, {how}"}
 
 
 def _trials_hash(trials: pd.DataFrame, role: str) -> str:
