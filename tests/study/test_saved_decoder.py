@@ -214,8 +214,12 @@ def test_settings_without_a_word_in_json_stay_readable(stem, fitted):
     given = {"alphas": np.array([1.5]), "progress": print, "wide": np.zeros(5000), "inf": math.inf, "n": np.int64(3)}
     write_decoder(stem, replace(fitted, settings=given))
     assert read_decoder(stem).settings == {
-        "alphas": [1.5], "progress": "builtin_function_or_method", "wide": "float64 array of shape (5000,)", "inf": "inf", "n": 3
-    }  # fmt: skip
+        "alphas": [1.5],
+        "progress": "builtin_function_or_method",
+        "wide": "float64 array of shape (5000,)",
+        "inf": "inf",
+        "n": 3,
+    }
 
 
 def test_a_pair_that_does_not_belong_together(stem, fitted, tmp_path):
