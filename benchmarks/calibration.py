@@ -69,7 +69,7 @@ def decoders(seed: int, epochs: int) -> dict[str, Any]:
         "dense layer, no decay": DenseDecoder(
             n_epochs=epochs, weight_decay=0.0, first_weights=LECUN, seed=seed, progress=announce
         ),
-        "ridge": RidgeDecoder(seed=seed),
+        "ridge": RidgeDecoder(cv=5, seed=seed),
     }
 
 

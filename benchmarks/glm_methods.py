@@ -164,7 +164,7 @@ def scored(world: World, subject: SimulatedSubject, runs: list[Run], maps: list[
     with warnings.catch_warnings():
         # Some maps tell nothing, and the decoder says so.
         warnings.simplefilter("ignore", DataWarning)
-        decoder = RidgeDecoder(seed=seed).fit(z[train][:, chosen], targets, roles=roles)
+        decoder = RidgeDecoder(cv=5, seed=seed).fit(z[train][:, chosen], targets, roles=roles)
     predicted = decoder.predict(split.test_averages(z[:, chosen]))
     similar = correlation_scores(predicted, latents[[names[name] for name in split.test_stimuli]], targets.mean(axis=0))
     return {

@@ -205,7 +205,7 @@ def decoded(world: World, trials: Trials, analysis: Analysis, seed: int) -> dict
         chosen = voxel_mask(np.where(usable, trials.z, np.nan), None, N_VOXELS).selected
     else:
         chosen = np.isin(np.arange(usable.size), _telling_voxels(np.where(usable, trials.z, 0), latents))
-    z, decoder = trials.z[:, chosen], RidgeDecoder(seed=seed)
+    z, decoder = trials.z[:, chosen], RidgeDecoder(cv=5, seed=seed)
     with warnings.catch_warnings():
         # Nothing can be decoded here, and the decoder says so.
         warnings.simplefilter("ignore", DataWarning)

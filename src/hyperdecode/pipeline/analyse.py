@@ -10,13 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from safetensors.numpy import load_file
 
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
-from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.latents import LatentSpace
@@ -27,7 +24,7 @@ from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
-from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+from hyperdecode.study.stimulus_set import StimulusSet, read_picture, write_picture
 
 __all__ = ["Analysis"]
 
@@ -150,10 +147,4 @@ class Analysis:
 
     def _write_pictures(self, paths: list[Path], w: torch.Tensor) -> None:
         for path, row in zip(paths, w, strict=True):
-            save_picture(path, to_uint8(self.generator.images(row[None]))[0])
-
-
-def save_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a PNG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+            write_picture(path, to_uint8(self.generator.images(row[None]))[0])

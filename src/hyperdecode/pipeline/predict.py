@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.files import atomic_path, sha256_file
-from hyperdecode.generators.attribute_store import attribute_spaces
-from hyperdecode.generators.base import Generator, picture_latents
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.latents import LatentSpace
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.new_trials import MapsFile, NewTrials, TrialSource, new_runs
 from hyperdecode.pipeline.prediction_sheet import MAX_ON_SHEET, prediction_sheet, thumbnail
@@ -33,7 +32,7 @@ from hyperdecode.study.derivatives import Derivatives, write_json, write_table
 from hyperdecode.study.images import read_image
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, read_decoder
-from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+from hyperdecode.study.stimulus_set import StimulusSet, read_picture, write_picture
 
 __all__ = ["PredictResult", "predict"]
 
@@ -205,6 +204,10 @@ class _Prediction:
     progress: Progress | None
 
     @property
+    def space(self) -> LatentSpace:
+        return LatentSpace(self.generator, self.fitted.latent_space, self.fitted.truncation)
+
+    @property
     def mask(self) -> Path:
         return self.layout.subject(self.subject, f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz")
 
@@ -302,9 +305,8 @@ class _Prediction:
             table[ROLE] = roles
             described[ROLE] = {"Description": "What the study used this stimulus for", "Levels": {
                 "train": "the decoder was fitted on it", "test": "it was held out"}}  # fmt: skip
-        normals = attribute_spaces(self.generator.name).get(self.fitted.latent_space)
-        # A generator of this name may be another one, with latents of other dimensions.
-        if normals is not None and normals.normals.shape[1] == predicted.shape[1]:
+        normals = self.space.attributes
+        if normals is not None:
             scores = normals.scores(torch.from_numpy(predicted)).numpy()
             for name, column in zip(normals.names, scores.T, strict=True):
                 table[f"{SCORE}{name}"] = column
@@ -324,14 +326,11 @@ class _Prediction:
         return self._step("draw", (self.latents, self.table), outputs, settings, partial(self._draw, table))
 
     def _draw(self, table: pd.DataFrame) -> None:
-        latents = torch.from_numpy(load_file(self.latents)["drawn"])
-        if self.fitted.latent_space == "z":
-            latents = picture_latents(self.generator, latents, self.fitted.truncation)
+        latents = self.space.drawable(load_file(self.latents)["drawn"])
         small = []
         for k, (name, row) in enumerate(zip(table["picture"], latents, strict=True)):
             picture = to_uint8(self.generator.images(row[None]))[0]
-            with atomic_path(self.folder / name) as temporary:
-                Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+            write_picture(self.folder / name, picture)
             if k < MAX_ON_SHEET:
                 small.append(thumbnail(picture))
             if self.progress:

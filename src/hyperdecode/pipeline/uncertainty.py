@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 from safetensors.numpy import save_file
 
 from hyperdecode.decoding.posterior import LatentPosterior, latent_prior
@@ -24,7 +23,7 @@ from hyperdecode.pipeline.trials import DecodingTrials, read_trials
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
-from hyperdecode.study.stimulus_set import StimulusSet
+from hyperdecode.study.stimulus_set import StimulusSet, write_picture
 
 __all__ = ["LEVEL", "Uncertainty"]
 
@@ -108,8 +107,7 @@ class Uncertainty:
         side = max((s for s in self.generator.resolutions if s <= SMALL), default=self.generator.resolution)
         for draw, latents in enumerate(draws):
             for name, latent in zip(names, latents, strict=True):
-                with atomic_path(self.layout.drawn(subject, name, draw)) as temporary:
-                    Image.fromarray(space.pictures(latent[None], side)[0]).save(temporary, format="PNG")
+                write_picture(self.layout.drawn(subject, name, draw), space.pictures(latent[None], side)[0])
 
 
 def _allowed(

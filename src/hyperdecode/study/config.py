@@ -192,7 +192,9 @@ def _complaint(error: ValidationError) -> str:
     key = ".".join(where)
     if first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
-        return reason if not where else f"{key} = {first['input']!r}: {reason}"
+        # A whole section that does not fit together is not repeated in full.
+        said = key if isinstance(first["input"], dict) else f"{key} = {first['input']!r}"
+        return f"{said}: {reason}" if where else reason
     section, info = _field(where)
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where[-1], section.model_fields, n=1)

@@ -33,6 +33,7 @@ __all__ = [
     "make_stimuli",
     "read_picture",
     "read_stimuli",
+    "write_picture",
 ]
 
 FOLDER = "stimuli"
@@ -157,8 +158,7 @@ def make_stimuli(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
     for done, (i, picture) in enumerate(zip(todo, pictures, strict=True), start=1):
-        with atomic_path(folder / names[i]) as temporary:
-            Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
+        write_picture(folder / names[i], picture)
         if progress:
             progress(n - len(todo) + done, n)
     with atomic_path(folder / LATENTS) as temporary:
@@ -323,3 +323,9 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         raise UserError(
             f"{path} is not a readable PNG ({' '.join(str(error).split())}): make or copy it again"
         ) from None
+
+
+def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture (h, w, 3) as PNG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", compress_level=3)
