@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.generators.attributes import AttributeNormals
-from hyperdecode.pipeline import predict as predicting
+from hyperdecode.pipeline import latents as latent_spaces
 from hyperdecode.pipeline.new_trials import NewTrials, new_runs
 from hyperdecode.pipeline.predict import predict
 from hyperdecode.pipeline.records import is_fresh, run_step
@@ -298,7 +298,7 @@ def test_attribute_scores(study, work, monkeypatch):
     rng = np.random.default_rng(0)
     normals = torch.from_numpy(rng.standard_normal((2, 16)).astype(np.float32))
     found = AttributeNormals(("smile", "age"), normals, torch.zeros(2), torch.ones(2), "w")
-    monkeypatch.setattr(predicting, "attribute_spaces", lambda name: {"w": found})
+    monkeypatch.setattr(latent_spaces, "attribute_spaces", lambda name: {"w": found})
     result = work(study, zmaps=zmap(study), pictures=False)
     table, latents = pd.read_csv(result.table, sep="\t"), load_file(result.latents)["predicted"]
     for k, name in enumerate(("smile", "age")):
