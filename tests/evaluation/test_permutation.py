@@ -2,12 +2,12 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.identification import win_rates
 from hyperdecode.evaluation.metrics import cosine_scores
-from hyperdecode.evaluation.permutation import pairing_permutation_test
+from hyperdecode.evaluation.permutation import null_moments, null_statistics, pairing_permutation_test
 
 
 def test_agrees_with_all_pairings_enumerated():
@@ -61,3 +61,37 @@ def test_bad_matrix(scores):
 def test_no_permutations():
     with pytest.raises(UserError, match="at least one permutation"):
         pairing_permutation_test(np.eye(3), 0)
+
+
+def test_all_pairings_are_as_likely_as_each_other():
+    # entry (i, j) = j 4^i: the statistic names the permutation
+    codes = np.array([[j * 4**i for j in range(4)] for i in range(4)], float)
+    found, counts = np.unique(4 * null_statistics(codes[None], 48_000, seed=1), return_counts=True)
+    assert len(found) == 24
+    assert chisquare(counts).pvalue > 0.001
+
+
+def test_indices_of_many_faces_are_carried_whole():
+    for n in (2, 3, 36, 64, 65, 300):
+        linear = np.add.outer(np.arange(n) ** 2, np.arange(n) * 1.5)
+        null = null_statistics(linear[None], 500, seed=n)
+        np.testing.assert_allclose(null, np.trace(linear) / n)
+
+
+def test_exact_moments_are_those_of_all_pairings():
+    s = np.random.default_rng(7).standard_normal((2, 5, 5))
+    null = np.array([s[:, range(5), list(p)].mean(axis=1) for p in permutations(range(5))])
+    mean, sd = null_moments(s)
+    np.testing.assert_allclose(mean, null.mean(axis=0))
+    np.testing.assert_allclose(sd, null.std(axis=0))
+    assert null_moments(np.full((1, 5, 5), 0.1))[1] == [0]
+
+
+def test_matrices_share_the_pairings_of_a_seed():
+    s = np.random.default_rng(8).standard_normal((9, 9))
+    null = null_statistics([s, -2 * s], 20_001, seed=5)
+    np.testing.assert_allclose(null[1], -2 * null[0])
+    single = pairing_permutation_test(s, 20_001, seed=5)
+    assert single.null_mean == pytest.approx(null[0].mean())
+    assert single.null_sd == pytest.approx(null[0].std())
+    assert len(np.unique(null[0])) > 19_000  # no block is drawn twice
