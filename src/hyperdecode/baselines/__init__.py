@@ -1,0 +1,1 @@
+"""Reconstruction without a GAN of faces, to compare with: eigenfaces and a VAE-GAN."""

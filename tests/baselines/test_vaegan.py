@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from hyperdecode.baselines.base import Baseline, best_possible
+from hyperdecode.baselines.networks import VaeGanSize
+from hyperdecode.baselines.vaegan import VaeGan, read_vaegan
+from hyperdecode.errors import UserError, WeightFileError
+
+SIZE = VaeGanSize(latent_dim=7, side=16, widths=(5, 6), critic=(4,))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return VaeGan(SIZE)
+
+
+def pictures(n, side, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), np.uint8)
+
+
+def test_keeps_the_protocol_whatever_the_batch(model):
+    assert isinstance(model, Baseline)
+    faces = pictures(35, 16)
+    latents = model.encode(faces)
+    images = model.images(latents)
+    assert latents.shape == (35, 7) and images.shape == (35, 3, 16, 16)
+    assert np.allclose(latents[33:34], model.encode(faces[33:34]), atol=1e-5)
+    assert np.allclose(images[33:34], model.images(latents[33:34]), atol=1e-5)
+    expected = ((images.permute(0, 2, 3, 1).numpy() + 1) * 127.5).round()
+    assert np.abs(best_possible(model, faces).astype(float) - expected).max() <= 1
+    assert model.encode(faces[:0]).shape == (0, 7)
+
+
+def test_large_pictures_are_averaged(model):
+    small = pictures(2, 16)
+    assert np.allclose(model.encode(small.repeat(4, 1).repeat(4, 2)), model.encode(small), atol=1e-5)
+
+
+def test_saved_and_read_again(model):
+    again = read_vaegan(save(model.tensors()), "file")
+    assert again.size.widths == SIZE.widths
+    assert np.allclose(again.encode(pictures(3, 16)), model.encode(pictures(3, 16)), atol=5e-3)
+
+
+@pytest.mark.parametrize("harm", ["absent", "unknown", "nan", "shape", "cut"])
+def test_damaged_weights_are_refused(model, harm):
+    tensors = model.tensors()
+    if harm == "absent":
+        del tensors["decoder.dense.weight"]
+    elif harm == "unknown":
+        tensors["other"] = torch.zeros(1)
+    elif harm == "nan":
+        tensors["decoder.colours.bias"][0] = torch.nan
+    elif harm == "shape":
+        tensors["encoder.mean.weight"] = torch.zeros(7, 5)
+    data = save(tensors)
+    with pytest.raises(WeightFileError, match="file: "):
+        read_vaegan(data[:-9] if harm == "cut" else data, "file")
+
+
+def test_wrong_input_is_refused(model):
+    with pytest.raises(UserError, match="uint8 of shape"):
+        model.encode(np.zeros((2, 16, 16, 3)))
+    with pytest.raises(UserError, match=r"takes latents \(n, 7\)"):
+        model.images(np.zeros((2, 8)))
+    with pytest.raises(UserError, match="NaN"):
+        model.images(np.full((1, 7), np.nan))
+    with pytest.raises(UserError, match="2 widths make pictures of 16 px"):
+        VaeGanSize(latent_dim=7, side=32, widths=(5, 6), critic=(4,))
