@@ -120,7 +120,7 @@ class VaeGan(nn.Module):
     def _batched(self, network: nn.Module, values: Tensor, shape: tuple[int, ...]) -> Tensor:
         device = next(network.parameters()).device
         with torch.inference_mode():
-            parts = [network(part.to(device)).cpu() for part in torch.split(values, BATCH) if len(part)]  # type: ignore[no-untyped-call]
+            parts = [network(part.to(device)).cpu() for part in torch.split(values, BATCH) if len(part)]
         return torch.cat(parts).contiguous() if parts else torch.empty(0, *shape)
 
 
