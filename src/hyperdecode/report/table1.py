@@ -206,7 +206,8 @@ def _note(table: pd.DataFrame, published: bool) -> Markup:
     if published:
         note += Markup(
             " The paper\N{RIGHT SINGLE QUOTATION MARK}s own data are printed for comparison and were not computed "
-            "here; its subjects, faces and networks are not those of this study, so that a difference in numbers is no difference in decoders: {}"
+            "here; its subjects, faces and networks are not those of this study, so that a difference in numbers is no "
+            "difference in decoders: {}"
         ).format(CITATION)
     return note
 
