@@ -36,7 +36,8 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 
 from hyperdecode.decoding.dense import DenseDecoder
-from hyperdecode.decoding.ridge import DEFAULT_ALPHAS, RidgeDecoder
+from hyperdecode.decoding.penalties import DEFAULT_ALPHAS
+from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.evaluation.identification import identification_accuracy
 from hyperdecode.threads import set_threads
 

@@ -7,11 +7,13 @@ from sklearn.utils.validation import has_fit_parameter
 from hyperdecode.decoding.banded import BandedRidgeDecoder
 from hyperdecode.decoding.dense import DenseDecoder
 from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.decoding.weighted import WeightedRidgeDecoder
 
 DECODERS = [
     RidgeDecoder(),
     RidgeDecoder(cv=3, per_latent=True),
     BandedRidgeDecoder(n_iter=2, cv=3),
+    WeightedRidgeDecoder(cv=3),
     DenseDecoder(n_epochs=100, learning_rate=0.01, weight_decay=0.0, first_weights=0.0),
 ]
 

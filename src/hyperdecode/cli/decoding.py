@@ -82,7 +82,7 @@ def compare(
         typer.Option(help="Noise ceiling of a single trial; give it again for more. Default: 0.01, 0.03, 0.1."),
     ] = None,
     space: Annotated[list[str] | None, typer.Option(help="Latent space, w or z. Default: all there are.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Decoder. Default: ridge and dense.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Decoder. Default: weighted-ridge, ridge and dense.")] = None,
 ) -> None:
     """Compare decoders on simulated subjects at several noise levels: scores, time, a chart.
 
@@ -105,7 +105,7 @@ def compare(
             generator,
             ceilings=ceiling or CEILINGS,
             spaces=space or [s for s in ("w", "z") if s in generator.spaces],
-            models=model or ("ridge", "dense"),
+            models=model or ("weighted-ridge", "ridge", "dense"),
             tell=lambda what, done, total: update(done, total, what),
         )
     console.print(_comparison(table))

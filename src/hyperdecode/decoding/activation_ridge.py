@@ -14,7 +14,8 @@ from torch import Tensor
 
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.blocks import Responses
-from hyperdecode.decoding.ridge import DEFAULT_ALPHAS, RidgeDecoder
+from hyperdecode.decoding.penalties import DEFAULT_ALPHAS
+from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.errors import UserError
 from hyperdecode.split import require_training
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from hyperdecode.decoding.arrays import to_numpy
 from hyperdecode.decoding.base import LinearDecoder, TrainingTrials
-from hyperdecode.decoding.checks import refuse_constant
 from hyperdecode.decoding.folds import folds_of
 from hyperdecode.decoding.kernel import decompose, dual_weights, left_out_errors
-from hyperdecode.decoding.ridge import DEFAULT_ALPHAS
+from hyperdecode.decoding.penalties import DEFAULT_ALPHAS, checked_alphas
 from hyperdecode.errors import UserError
 
 __all__ = ["BandedRidgeDecoder"]
@@ -145,11 +144,13 @@ class BandedRidgeDecoder(LinearDecoder):
             When arrays or bands do not fit together, contain NaN or constant voxels, the trials are too few for the
             folds, or a setting is out of range.
         """
-        alphas = _checked(self.alphas, self.n_iter)
+        alphas = checked_alphas(self.alphas)
+        if self.n_iter < 0:
+            raise UserError(f"n_iter must be 0 draws of band weights or more, got {self.n_iter}")
         trials = self._training_trials(X, Y, roles, sample_weight)
         members = self._members(trials.voxels.shape[1])
         folds = folds_of(len(trials.voxels), self.cv, groups, self.seed)
-        z, latents, latent_mean = self._standardised(trials)
+        z, latents, latent_mean = self._standardised(trials, self.standardize)
         kernels = torch.stack([part @ part.T for part in (z[:, band] for band in members)])
         draws = self._draws(len(members))
         on_device = None if folds is None else [fold.to(z.device) for fold in folds]
@@ -171,18 +172,6 @@ class BandedRidgeDecoder(LinearDecoder):
         number = {label: k for k, label in enumerate(self.bands_)}
         numbers = torch.tensor([number[label] for label in labels])
         return [torch.nonzero(numbers == k)[:, 0] for k in range(len(self.bands_))]
-
-    def _standardised(self, trials: TrainingTrials) -> tuple[Tensor, Tensor, Tensor]:
-        """Return voxels and latents centred (voxels scaled, too), and the mean of the latents; all float64."""
-        voxels, latents = trials.voxels.double(), trials.latents.double()
-        weights = torch.ones(len(voxels)).to(voxels) if trials.weights is None else trials.weights.double()
-        mean = weights @ voxels / len(voxels)
-        spread = (weights @ (voxels - mean).square() / len(voxels)).sqrt()
-        refuse_constant(trials.voxels, spread.to(trials.voxels))
-        scale = spread if self.standardize else torch.ones_like(spread)
-        self.x_mean_, self.x_scale_ = to_numpy(mean), to_numpy(scale)
-        latent_mean = weights @ latents / len(latents)
-        return (voxels - mean) / scale, latents - latent_mean, latent_mean
 
     def _draws(self, n_bands: int) -> Tensor:
         """Return band weights to try, (n_draws, n_bands), each row summing to 1, the equal ones first."""
@@ -246,12 +235,3 @@ def _mixed(kernels: Tensor, weights: Tensor) -> Tensor:
     """Return the kernel of all bands; equal weights give that of plain ridge regression."""
     mixed: Tensor = torch.einsum("k,kij->ij", len(kernels) * weights.to(kernels), kernels)
     return mixed
-
-
-def _checked(alphas: Sequence[float] | Array, n_iter: int) -> Array:
-    values = np.unique(np.asarray(alphas, dtype=np.float64))
-    if not values.size or not np.all(np.isfinite(values)) or values[0] <= 0:
-        raise UserError(f"ridge penalties must be positive and finite, got {alphas!r}")
-    if n_iter < 0:
-        raise UserError(f"n_iter must be 0 draws of band weights or more, got {n_iter}")
-    return values

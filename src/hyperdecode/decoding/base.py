@@ -12,9 +12,15 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from hyperdecode.decoding.arrays import Kind, as_tensor
+from hyperdecode.decoding.arrays import Kind, as_tensor, to_numpy
 from hyperdecode.decoding.blocks import Responses
-from hyperdecode.decoding.checks import checked_latents, checked_matrix, checked_weights, refuse_other_length
+from hyperdecode.decoding.checks import (
+    checked_latents,
+    checked_matrix,
+    checked_weights,
+    refuse_constant,
+    refuse_other_length,
+)
 from hyperdecode.errors import UserError
 from hyperdecode.split import require_training
 
@@ -63,6 +69,8 @@ class LinearDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: i
 
     coef_: NDArray[np.floating]
     intercept_: NDArray[np.floating]
+    x_mean_: NDArray[np.floating]
+    x_scale_: NDArray[np.floating]
     n_features_in_: int
     _one_latent: bool = False
 
@@ -73,6 +81,18 @@ class LinearDecoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: i
         voxels, kind = checked_matrix(X, "responses")
         latents = self._training_latents(X, Y, tuple(voxels.shape), roles)
         return TrainingTrials(voxels, latents.to(voxels), checked_weights(sample_weight, voxels), kind)
+
+    def _standardised(self, trials: TrainingTrials, scaled: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return voxels and latents centred (voxels scaled, too), and the mean of the latents; all float64."""
+        voxels, latents = trials.voxels.double(), trials.latents.double()
+        weights = torch.ones(len(voxels)).to(voxels) if trials.weights is None else trials.weights.double()
+        mean = weights @ voxels / len(voxels)
+        spread = (weights @ (voxels - mean).square() / len(voxels)).sqrt()
+        refuse_constant(trials.voxels, spread.to(trials.voxels))
+        scale = spread if scaled else torch.ones_like(spread)
+        self.x_mean_, self.x_scale_ = to_numpy(mean), to_numpy(scale)
+        latent_mean = weights @ latents / len(latents)
+        return (voxels - mean) / scale, latents - latent_mean, latent_mean
 
     def _training_latents(self, X: Any, Y: Any, shape: tuple[int, ...], roles: Sequence[str] | None) -> Tensor:
         """Check all that came to `fit` but the numbers in the responses, and return the latents as a matrix."""

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from hyperdecode.decoding.arrays import to_numpy
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.checks import checked_latents
-from hyperdecode.decoding.ridge import DEFAULT_ALPHAS, RidgeDecoder
+from hyperdecode.decoding.penalties import DEFAULT_ALPHAS
+from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.errors import DataWarning, UserError
 
 __all__ = ["ComponentRidgeDecoder"]

@@ -19,6 +19,7 @@ from hyperdecode.decoding.layers import MODEL_LAYERS, PAPER_LAYERS, layer_at_dep
 from hyperdecode.decoding.posterior import latent_prior
 from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.decoding.training import Checkpoint
+from hyperdecode.decoding.weighted import WeightedRidgeDecoder
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 
@@ -36,7 +37,9 @@ class Context:
     ----------
     seed : int
     cv : int or "loo"
-        Folds that choose ridge penalties, or leave one out.
+        Folds that choose ridge penalties, or leave one out (five folds for decoders that fit anew for each).
+    n_averaged : float
+        How many times more trials are averaged for a test stimulus than for a training row.
     generator : Generator, optional
         For losses on activations.
     space : str
@@ -55,6 +58,7 @@ class Context:
 
     seed: int = 0
     cv: int | str = "loo"
+    n_averaged: float = 1.0
     generator: Generator | None = None
     space: str = "w"
     truncation: float = 1.0
@@ -98,6 +102,10 @@ def _ridge_per_latent(context: Context) -> LinearDecoder:
     return RidgeDecoder(cv=context.cv, per_latent=True, seed=context.seed)
 
 
+def _weighted(context: Context) -> LinearDecoder:
+    return WeightedRidgeDecoder(cv=_few_folds(context), n_averaged=context.n_averaged, seed=context.seed)
+
+
 def _banded(context: Context) -> LinearDecoder:
     if context.bands is None:
         raise UserError("banded-ridge needs the region of each voxel, which is known in MNI space only: take ridge")
@@ -118,8 +126,12 @@ def _components(context: Context) -> LinearDecoder:
 
 
 def _inverted(context: Context) -> LinearDecoder:
-    n_folds = 5 if context.cv == "loo" else int(context.cv)
-    return InvertedEncodingDecoder(*_prior(context), n_folds=n_folds, seed=context.seed)
+    return InvertedEncodingDecoder(*_prior(context), n_folds=_few_folds(context), seed=context.seed)
+
+
+def _few_folds(context: Context) -> int:
+    """Return the folds of decoders for which each fold is a fit."""
+    return 5 if context.cv == "loo" else int(context.cv)
 
 
 def _dense(context: Context, **changes: Any) -> LinearDecoder:
@@ -147,6 +159,9 @@ def _layer_model(words: str, depth: int, latent_weight: float) -> Model:
 
 
 MODELS: dict[str, Model] = {
+    "weighted-ridge": Model(
+        "ridge regression that trusts each voxel as far as latents explain it", False, _weighted, True
+    ),
     "ridge": Model("ridge regression, one penalty", False, _ridge, True),
     "ridge-per-latent": Model("ridge regression, a penalty for each latent dimension", False, _ridge_per_latent, True),
     "ridge-per-component": Model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -17,16 +16,12 @@ from hyperdecode.decoding.blocks import Responses, available_memory
 from hyperdecode.decoding.checks import checked_weights
 from hyperdecode.decoding.folds import folds_of
 from hyperdecode.decoding.kernel import decompose, dual_weights, left_out_errors, left_out_residuals
+from hyperdecode.decoding.penalties import DEFAULT_ALPHAS, checked_alphas, chosen_alphas, searched_alphas
 from hyperdecode.decoding.primal import decompose_gram, held_out_errors, held_out_residuals, primal_weights
 from hyperdecode.decoding.standardised import Standardised
-from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.errors import UserError
 
-__all__ = ["DEFAULT_ALPHAS", "RidgeDecoder"]
-
-DEFAULT_ALPHAS: tuple[float, ...] = tuple(float(a) for a in np.logspace(1, 7, 13))
-"""Penalties tried by default; on standardised voxels the kernel's diagonal is about the number of voxels."""
-
-EXTENSION_DECADES = 3
+__all__ = ["RidgeDecoder"]
 
 Array = NDArray[np.float64]
 
@@ -152,7 +147,7 @@ class RidgeDecoder(LinearDecoder):
         DataWarning
             When the best penalty still stands at the edge of the extended grid.
         """
-        alphas = _checked_alphas(self.alphas)
+        alphas = checked_alphas(self.alphas)
         responses = Responses(X)
         latents = self._training_latents(X, Y, responses.shape, roles)
         latents = latents.to(responses.kind.device, torch.float64)
@@ -165,8 +160,8 @@ class RidgeDecoder(LinearDecoder):
         form = _Primal if primal else _Dual
         solver = form(voxels, latents - mean, weights, _on(folds, latents.device))
 
-        self.alphas_, errors = self._searched(solver, alphas)
-        chosen = self._chosen(self.alphas_, errors)
+        self.alphas_, errors = searched_alphas(lambda grid: to_numpy(solver.errors(grid)), alphas, self.per_latent)
+        chosen = chosen_alphas(self.alphas_, errors, self.per_latent)
         self.cv_scores_ = -errors if self.per_latent else -errors.mean(axis=1)
         self.alpha_ = chosen if self.per_latent else float(chosen[0])
         self._keep(solver, voxels, torch.from_numpy(chosen).to(latents), latents, mean)
@@ -189,36 +184,6 @@ class RidgeDecoder(LinearDecoder):
                 f"take {_amount(memory)}: give a larger memory, or average repeats, or leave {what} out"
             )
         return primal, memory - needed
-
-    def _searched(self, solver: _Solver, alphas: Array) -> tuple[Array, Array]:
-        """Return the penalties that were tried, and the error of each for each latent."""
-        errors = to_numpy(solver.errors(alphas))
-        if len(alphas) == 1:
-            return alphas, errors
-        low, high = _at_edge(self._chosen(alphas, errors), alphas, errors)
-        lower, higher = _extension(alphas)
-        if low and np.isfinite(errors[0]).any():
-            errors = np.concatenate([to_numpy(solver.errors(lower)), errors])
-            alphas = np.concatenate([lower, alphas])
-        if high:
-            errors = np.concatenate([errors, to_numpy(solver.errors(higher))])
-            alphas = np.concatenate([alphas, higher])
-        if low or high:
-            _warn_at_edge(self._chosen(alphas, errors), alphas, errors)
-        return alphas, errors
-
-    def _chosen(self, alphas: Array, errors: Array) -> Array:
-        """Return the penalty of each latent."""
-        if len(alphas) == 1:
-            return np.repeat(alphas, errors.shape[1])
-        shown = errors if self.per_latent else errors.mean(axis=1, keepdims=True)
-        if np.isnan(shown).all(axis=0).any():
-            raise UserError(
-                f"the responses are too singular for every penalty up to {alphas[-1]:.3g}: "
-                "give larger alphas, or drop voxels that repeat others"
-            )
-        best = alphas[np.nanargmin(shown, axis=0)]
-        return np.broadcast_to(best, errors.shape[1:]).copy()
 
     def _keep(self, solver: _Solver, voxels: Standardised, alphas: Tensor, latents: Tensor, mean: Tensor) -> None:
         dtype = voxels.responses.kind.dtype
@@ -294,39 +259,3 @@ def _on(folds: list[Tensor] | None, device: torch.device) -> list[Tensor] | None
 
 def _amount(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.3g} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.3g} MB"
-
-
-def _at_edge(chosen: Array, alphas: Array, errors: Array) -> tuple[bool, bool]:
-    """Return whether any latent's penalty is the (lowest that the responses bear, highest) of the grid."""
-    lowest = alphas[np.isfinite(errors).any(axis=1)][0]
-    return bool((chosen == lowest).any()), bool((chosen == alphas[-1]).any())
-
-
-def _extension(alphas: Array) -> tuple[Array, Array]:
-    """Return the penalties that come (before, after) the grid."""
-    step = max(float(np.median(np.diff(np.log10(alphas)))), 0.1)
-    beyond = 10.0 ** (step * np.arange(1, int(np.ceil(EXTENSION_DECADES / step)) + 1))
-    return alphas[0] / beyond[::-1], alphas[-1] * beyond
-
-
-def _warn_at_edge(chosen: Array, alphas: Array, errors: Array) -> None:
-    lowest = alphas[np.isfinite(errors).any(axis=1)][0]
-    for edge, name, meaning in (
-        (lowest, "lowest", "the responses may be almost free of noise, or repeat trials across folds"),
-        (alphas[-1], "highest", "the responses may not predict the latents"),
-    ):
-        count = int((chosen == edge).sum())
-        if count:
-            warnings.warn(
-                f"the best ridge penalty is the {name} tried, {edge:.3g}, for {count} of {len(chosen)} latents: "
-                f"{meaning}; else give other alphas",
-                DataWarning,
-                stacklevel=4,
-            )
-
-
-def _checked_alphas(alphas: Sequence[float] | Array) -> Array:
-    values = np.unique(np.asarray(alphas, dtype=np.float64))
-    if not values.size or not np.all(np.isfinite(values)) or values[0] <= 0:
-        raise UserError(f"ridge penalties must be positive and finite, got {alphas!r}")
-    return values

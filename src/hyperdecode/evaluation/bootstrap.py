@@ -52,8 +52,8 @@ def bootstrap_interval(
     Notes
     -----
     It holds for other faces of the same kind and this subject's brain. With 36 faces of a skewed score it covers
-    somewhat less than it says (92 % instead of 95 % for exponential scores). Scores that share a pool of foils depend on
-    each other a little, which no resampling of faces sees.
+    somewhat less than it says (92 % instead of 95 % for exponential scores). Scores that share a pool of foils depend
+    on each other a little, which no resampling of faces sees.
 
     References
     ----------

@@ -21,7 +21,7 @@ from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
-from hyperdecode.pipeline.decode import decoded_averages, fit_decoder
+from hyperdecode.pipeline.decode import decoded_averages, fit_decoder, n_averaged
 from hyperdecode.pipeline.latents import LatentSpace, refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.seeds import derived_seed
@@ -54,7 +54,7 @@ def compare(
     *,
     ceilings: Sequence[float] = CEILINGS,
     spaces: Sequence[str] = ("w", "z"),
-    models: Sequence[str] = ("ridge", "dense"),
+    models: Sequence[str] = ("weighted-ridge", "ridge", "dense"),
     tell: Tell | None = None,
 ) -> pd.DataFrame:
     """Fit every model to simulated subjects at several noise ceilings, and judge it on their test faces.
@@ -180,6 +180,7 @@ class _Noisy:
         context = Context(
             seed=derived_seed(self.config.seed, "folds", subject),
             cv=self.config.decoding.cv,
+            n_averaged=n_averaged(trials, self.config),
             generator=self.generator,
             space=space,
             truncation=self.config.stimuli.truncation,

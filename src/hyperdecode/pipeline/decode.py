@@ -34,7 +34,7 @@ from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, plain_settings, training_fingerprint, write_decoder
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Decoding", "Fit", "decoded_averages", "fit_decoder", "training_data"]
+__all__ = ["Decoding", "Fit", "decoded_averages", "fit_decoder", "n_averaged", "training_data"]
 
 Epochs = Callable[[int, int], None]
 
@@ -80,6 +80,14 @@ def training_data(trials: DecodingTrials, config: StudyConfig) -> dict[str, Any]
     if weighted:
         data["sample_weight"] = reliability_weights(z, shown, runs=trials.training_runs, roles=data["roles"])
     return data
+
+
+def n_averaged(trials: DecodingTrials, config: StudyConfig) -> float:
+    """Return how many times more trials a test face averages (mean) than a training row does, by the design."""
+    tested = len(trials.test_rows) / len(trials.test_names)
+    shown = trials.training_stimuli
+    trained = len(shown) / len(set(shown)) if config.decoding.repeats == "average" else 1.0
+    return max(tested / trained, 1.0)
 
 
 def fit_decoder(
@@ -185,6 +193,7 @@ class Decoding:
         context = Context(
             seed=derived_seed(config.seed, "folds", subject),
             cv=config.decoding.cv,
+            n_averaged=n_averaged(trials, config),
             generator=self.generator,
             space=space.space,
             truncation=config.stimuli.truncation,

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 ModelName = Literal[
+    "weighted-ridge",
     "ridge",
     "ridge-per-latent",
     "ridge-per-component",
@@ -216,13 +217,15 @@ class DecodingSettings(Settings):
     space: Literal["w", "z"] = "w"
     """Latent space that is decoded (a PGGAN has z alone)."""
     model: ModelName = "ridge"
-    """Decoder: ridge, ridge-per-latent, ridge-per-component (of the generator's latents), banded-ridge (a penalty a
-    brain region), inverted (an encoding model turned round), or the paper's: dense, its notebook's layer; hyper-1 to
-    hyper-5, latent and activation loss; activation-4, -9, -14, -19, activation loss alone."""
+    """Decoder: weighted-ridge (voxels weighed by what latents explain of them), ridge, ridge-per-latent,
+    ridge-per-component (of the generator's latents), banded-ridge (a penalty a brain region), inverted (an encoding
+    model turned round), or the paper's: dense, its notebook's layer; hyper-1 to hyper-5, latent and activation loss;
+    activation-4, -9, -14, -19, activation loss alone."""
     beside: Annotated[tuple[ModelName, ...], Field(strict=False)] = ()
     """Other decoders to show beside it in the report."""
     n_folds: Annotated[int, Field(ge=0, le=50)] = 0
-    """Folds of the cross-validation, over training trials, that chooses the penalty (0: leave one trial out)."""
+    """Folds of the cross-validation, over training trials, that chooses the penalty (0: leave one trial out where that
+    needs no fit of its own, else five)."""
     repeats: Literal["trials", "average"] = "trials"
     """Training faces shown more than once: each trial apart, or their average."""
     weights: Literal["equal", "reliability"] = "equal"

@@ -1,0 +1,130 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.decoding.weighted import Moments, WeightedRidgeDecoder, explained_shares
+from hyperdecode.errors import LeakageError, UserError
+
+ALPHAS = (10.0, 100.0, 1000.0)
+TELLING = slice(30, 50)
+
+
+def planted(n=150, n_new=200, seed=0, strength=0.5, n_latents=5):
+    """Latents that some voxels follow, among others that are noise."""
+    rng = np.random.default_rng(seed)
+    latents = rng.standard_normal((n + n_new, n_latents))
+    voxels = rng.standard_normal((n + n_new, 300)) * rng.uniform(0.5, 2, 300) + 3
+    voxels[:, TELLING] += strength * latents @ rng.standard_normal((n_latents, 20))
+    return voxels[:n], latents[:n], voxels[n:], latents[n:]
+
+
+def error(decoder, new, true):
+    return float(np.square(decoder.predict(new) - true).mean())
+
+
+def left_out_r2(x, y, alpha):
+    """Share of each voxel that ridge from latents predicts of trials left out, trial by trial."""
+    predicted, blind = np.empty_like(x), np.empty_like(x)
+    for i in range(len(x)):
+        rest = np.arange(len(x)) != i
+        predicted[i] = Ridge(alpha).fit(y[rest], x[rest]).predict(y[[i]])[0]
+        blind[i] = x[rest].mean(0)
+    return 1 - np.square(x - predicted).sum(0) / np.square(x - blind).sum(0)
+
+
+def test_shares_are_what_latents_explain_of_trials_left_out():
+    x, y, _, _ = planted(n=40)
+    z, latents = (x - x.mean(0)) / x.std(0), y - y.mean(0)
+    unit = np.square(latents).sum(1).mean()
+    shares = explained_shares(*map(torch.from_numpy, (latents, z)), torch.ones(40).double()).numpy()
+    assert shares.mean() == pytest.approx(1) and (shares > 0).all()
+    matches = []
+    for alpha in unit * np.logspace(-2, 3, 11):
+        r2 = left_out_r2(z, latents, alpha)
+        expected = np.maximum(r2, -np.sort(r2[r2 < 0])[(len(r2[r2 < 0]) - 1) // 2])
+        matches.append(np.abs(shares - expected / expected.mean()).max())
+    assert min(matches) < 1e-9, "no penalty of the encoding model gives these shares"
+
+
+def test_voxels_that_tell_are_found_and_help():
+    x, y, new, true = planted()
+    plain, weighted = RidgeDecoder().fit(x, y), WeightedRidgeDecoder().fit(x, y)
+    others = np.ones(300, bool)
+    others[TELLING] = False
+    assert weighted.voxel_weights_[TELLING].min() > np.quantile(weighted.voxel_weights_[others], 0.95)
+    assert error(weighted, new, true) < 0.7 * error(plain, new, true)
+
+
+def test_weights_solve_the_problem_that_is_written():
+    x, y, new, _ = planted()
+    fitted = WeightedRidgeDecoder(alphas=(50.0,)).fit(x, y)
+    by = np.sqrt(fitted.voxel_weights_) / x.std(0)
+    reference = Ridge(50.0).fit(x * by, y).predict(new * by)
+    np.testing.assert_allclose(fitted.predict(new) - y.mean(0), fitted.scale_ * (reference - y.mean(0)), atol=1e-9)
+    assert 0.5 < fitted.scale_ < 2 and fitted.scale_ != 1
+
+
+def test_the_penalty_for_averages_is_lower_and_better_for_them():
+    """Much noise, few trials: what is too noisy for a trial is worth knowing of an average."""
+    gains, lower = [], 0
+    for seed in range(6):
+        x, y, new, true = planted(n=300, n_new=40 * 20, seed=seed, strength=0.12)
+        repeats = np.repeat(true[:40], 20, axis=0)
+        rng = np.random.default_rng(100 + seed)
+        basis = np.linalg.lstsq(true, new - new.mean(0), rcond=None)[0]
+        trials = new.mean(0) + repeats @ basis + rng.standard_normal(new.shape) * (new - true @ basis).std(0)
+        averages = trials.reshape(40, 20, -1).mean(1)
+        one, many = (WeightedRidgeDecoder(n_averaged=n).fit(x, y) for n in (1, 20))
+        lower += many.alpha_ < one.alpha_
+        cosines = [
+            np.mean(np.sum(p * true[:40], 1) / np.linalg.norm(p, axis=1) / np.linalg.norm(true[:40], axis=1))
+            for p in (d.predict(averages) - y.mean(0) for d in (one, many))
+        ]
+        gains.append(cosines[1] - cosines[0])
+        assert many.alpha_ <= one.alpha_
+    assert lower >= 2 and np.mean(gains) > 0
+
+
+def test_moments():
+    moments = Moments(total=10.0, shared=2.0, spread=4.0, noise=3.0)
+    assert moments.error(1) == 10 - 4 / 4 and moments.slope == 0.5
+    assert moments.error(3) == pytest.approx(10 - 4 / np.sqrt(4 * 2))
+    assert Moments(10.0, -2.0, 4.0, 0.0).error(1) == 11 and Moments(10.0, -2.0, 4.0, 0.0).slope == 1
+    assert Moments(10.0, 0.0, 0.0, 0.0).error(5) == 10
+
+
+def test_latents_that_do_not_differ_leave_plain_ridge():
+    rng = np.random.default_rng(1)
+    x, new = rng.standard_normal((60, 30)), rng.standard_normal((9, 30))
+    constant = WeightedRidgeDecoder(alphas=(50.0,)).fit(x, np.ones((60, 2)))
+    np.testing.assert_array_equal(constant.voxel_weights_, np.ones(30))
+    np.testing.assert_allclose(constant.predict(new), 1)
+
+
+def test_trial_weights_count():
+    x, y, new, _ = planted(n=60)
+    light = np.r_[np.ones(60), np.full(60, 1e-9)]
+    rng = np.random.default_rng(3)
+    groups = [*range(60), *range(60)]
+    spoiled = np.r_[x, x + 5 * rng.standard_normal(x.shape)]
+    plain = WeightedRidgeDecoder(alphas=(100.0,), cv=5).fit(x, y, groups=groups[:60])
+    weighted = WeightedRidgeDecoder(alphas=(100.0,), cv=5).fit(spoiled, np.r_[y, y], groups=groups, sample_weight=light)
+    # Weights of mean 1 double the equations: the same problem at half the penalty.
+    doubled = WeightedRidgeDecoder(alphas=(200.0,), cv=5).fit(spoiled, np.r_[y, y], groups=groups, sample_weight=light)
+    np.testing.assert_allclose(doubled.voxel_weights_, weighted.voxel_weights_)
+    near, far = (np.abs(d.predict(new) - plain.predict(new)).max() for d in (doubled, weighted))
+    assert near < far
+
+
+def test_refusals():
+    x, y, _, _ = planted(n=20)
+    with pytest.raises(LeakageError):
+        WeightedRidgeDecoder().fit(x, y, roles=["train"] * 19 + ["test"])
+    with pytest.raises(UserError, match="n_averaged must be 1 trial or more, got 0"):
+        WeightedRidgeDecoder(n_averaged=0).fit(x, y)
+    with pytest.raises(UserError, match="5 folds need at least 5 trials, got 4"):
+        WeightedRidgeDecoder().fit(x[:4], y[:4])
+    with pytest.raises(UserError, match="constant"):
+        WeightedRidgeDecoder().fit(np.c_[x, np.ones(20)], y)
