@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,7 +84,8 @@ def hyper2021(
     with progress_bar("Reproduction", console) as update:
         made = Reproduction(released, folder, settings, tell=update)
         table = made.run(force)
-    console.print(_table(readable(table)))
+    for shown in _tables(readable(table)):
+        console.print(shown)
     for line in made.words:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print("In the paper, not run here (S1 / S2): " + "; ".join(paper_rows()), soft_wrap=True, highlight=False)
@@ -93,10 +95,13 @@ def hyper2021(
         console.print(f"{name}: {folder / name}", soft_wrap=True, highlight=False, markup=False)
 
 
-def _table(words: pd.DataFrame) -> Table:
-    shown = Table(box=None)
-    for name in map(str, words):
-        shown.add_column(name, justify="left" if name in ("Metric", "Subject", "Decoder") else "right")
-    for row in words.itertuples(index=False):
-        shown.add_row(*row)
-    return shown
+def _tables(words: pd.DataFrame) -> Iterator[Table]:
+    """Give a table a metric, narrow enough for a terminal."""
+    for metric, rows in words.groupby("Metric", sort=False):
+        shown = Table(box=None, padding=(0, 1, 0, 0), title=str(metric), title_justify="left")
+        rows = rows.drop(columns="Metric")
+        for name in map(str, rows):
+            shown.add_column(name, justify="left" if name in ("Subject", "Decoder") else "right", no_wrap=True)
+        for row in rows.itertuples(index=False):
+            shown.add_row(*row)
+        yield shown

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from scipy.stats import pearsonr
 
@@ -32,7 +33,7 @@ from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, render_report
 from hyperdecode.report.published import CITATION, METHOD_WORDS, PUBLISHED, paper_metric
 from hyperdecode.report.strips import reconstruction_strip
-from hyperdecode.report.table1 import mean_text, p_text, table1
+from hyperdecode.report.table1 import p_text, table1
 from hyperdecode.report.verdict import subject_verdict
 from hyperdecode.report.words import metric_label
 from hyperdecode.stimuli.pictures import to_uint8
@@ -43,7 +44,7 @@ __all__ = ["PAPER_EPOCHS", "PAPER_MODEL", "Reproduction", "Settings", "paper_row
 
 PAPER_MODEL, PAPER_EPOCHS, REPEATS = "dense", 1500, 14
 """The notebook's decoder and its epochs; how often a test face was shown (its released row is the average)."""
-BATCH = 8
+BATCH, STRIP_FACES, STRIP_SIDE = 8, 9, 160
 Pictures = NDArray[np.uint8]
 Tell = Callable[[int, int, str], None]
 
@@ -367,7 +368,7 @@ class Reproduction:
     @property
     def strips(self) -> list[str]:
         """Names of the contact sheets, as `reports`."""
-        return [f"faces{suffix}.png" for suffix in self._groups]
+        return [f"faces{suffix}.jpg" for suffix in self._groups]
 
     def _summarise(self) -> None:
         table = self._table1()
@@ -380,7 +381,10 @@ class Reproduction:
         for name, strip, group in zip(self.reports, self.strips, self._groups.values(), strict=True):
             self._write_strip(self.out / strip, group)
             html = render_report(self._report_data(group))
-            write_text(self.out / name, _with_section(html, _table1_section(table, attributes, self.words)))
+            write_text(
+                self.out / name,
+                _with_section(html, _table1_section(table, attributes, [*self.verdicts(), *self.words])),
+            )
         write_json(self.out / "record.json", self._record())
 
     @property
@@ -399,8 +403,9 @@ class Reproduction:
                 "their scores are not those of the full pictures."
             )
         said += [
-            "p is of the pairing (which face was shown with which prediction). 'p, random latents' is the paper's own "
-            "null: it also rejects for predictors that never saw the brain.",
+            "Blind: the best predictor that never saw the brain. p pairing: of which face goes with which prediction. "
+            "p random: against random latents, the paper's own null, which also rejects for predictors that never saw "
+            "the brain.",
             "The authors chose the voxels before the release: which trials that choice saw cannot be checked here.",
             "Released test responses are averages already, so that the unshrinking of averages is left out.",
         ]
@@ -472,8 +477,14 @@ class Reproduction:
             for one in group
             for model in self.settings.all_models
         }
+        shown = _read(self.faces(group[0]))
+        blocks = [slice(start, start + STRIP_FACES) for start in range(0, len(shown), STRIP_FACES)]
+        strips = [reconstruction_strip(shown[b], {k: v[b] for k, v in rows.items()}, size=STRIP_SIDE) for b in blocks]
+        sheet = Image.new("RGB", (max(s.width for s in strips), sum(s.height for s in strips)), "white")
+        for k, strip in enumerate(strips):
+            sheet.paste(strip, (0, sum(s.height for s in strips[:k])))
         with atomic_path(path) as temporary:
-            reconstruction_strip(_read(self.faces(group[0])), rows, size=128).save(temporary)
+            sheet.save(temporary, "JPEG", quality=90)
 
     def _report_data(self, group: Sequence[ReleasedSubject]) -> ReportData:
         released = self.released
@@ -585,10 +596,10 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             "Metric": [metric_label(str(metric)) for metric in table["metric"]],
             "Subject": table["subject"],
             "Decoder": table["method"],
-            "Mean ± SE": [mean_text(*row) for row in table[["metric", "mean", "se"]].itertuples(index=False)],
-            "Best blind": [f"{score:.3f}" for score in table["best_blind_score"]],
-            "p (pairing)": table["p_value"].map(p_text),
-            "p, random latents": table["p_random_latents"].map(p_text),
+            "Mean ± SE": [f"{mean:.4f} ± {se:.4f}" for mean, se in table[["mean", "se"]].to_numpy()],
+            "Blind": [f"{score:.4f}" for score in table["best_blind_score"]],
+            "p pairing": table["p_value"].map(p_text),
+            "p random": table["p_random_latents"].map(p_text),
             "Paper": [dash if np.isnan(score) else f"{score:.4f}" for score in table["paper_hyper"]],
         }
     )
@@ -597,14 +608,14 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 def _table1_section(table: pd.DataFrame, attributes: pd.DataFrame | None, words: Sequence[str]) -> Markup:
     """Write Table 1, what must be known of it, and the attributes as a section of the report; names are escaped."""
     section = Markup(
-        '<section id="table1" aria-labelledby="table1-title"><h2 id="table1-title">Table 1</h2><ul>{}</ul>{}'
-        '<p class="quiet">{}</p>{}</section>'
+        '<section id="table1" aria-labelledby="table1-title"><h2 id="table1-title">Table 1</h2>{}'
+        '<p class="quiet">{}</p><ul>{}</ul>{}</section>'
     )
     return section.format(
-        Markup("").join(Markup("<li>{}</li>").format(line) for line in words),
         _scrolling(readable(table), "Table 1"),
         "The last column is printed in the paper for its own decoder; data_1.dat is its S1 and data_2.dat its S2. "
         f"Other methods of the paper, not run here (S1 / S2): {'; '.join(paper_rows())}. {CITATION}",
+        Markup("").join(Markup("<li>{}</li>").format(line) for line in words),
         "" if attributes is None else _attributes_html(attributes),
     )
 
@@ -627,7 +638,8 @@ def _attributes_html(attributes: pd.DataFrame) -> Markup:
 
 
 def _scrolling(table: pd.DataFrame, label: str) -> Markup:
-    html = Markup(table.to_html(index=False, border=0, escape=True))
+    head, body = table.set_index(table.columns[0]).rename_axis(None).to_html(border=0, escape=True).split("<tbody>")
+    html = Markup(head + "<tbody>" + body.replace("<th>", '<th scope="row" style="text-align:left">'))
     return Markup('<div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>').format(label, html)
 
 
