@@ -152,7 +152,10 @@ def _section(settings: Settings, title: str) -> Iterator[str]:
         allowed = _allowed(info)
         text = f"{_sentence(info.description or '')}{f' Allowed: {allowed}.' if allowed else ''}"
         yield "\n" if not title else ""
-        yield textwrap.fill(text, COMMENT_WIDTH, initial_indent="# ", subsequent_indent="# ") + "\n"
+        yield (
+            textwrap.fill(text, COMMENT_WIDTH, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+            + "\n"
+        )
         yield _line(key, value)
     for key, section in sections:
         yield from _section(section, key)
