@@ -27,9 +27,10 @@ from hyperdecode.evaluation.summary import TABLE_COLUMNS
 from hyperdecode.files import atomic_path, sha256_bytes, write_text
 from hyperdecode.generators.base import picture_latents
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
-from hyperdecode.pipeline.records import Step, refuse_other_settings, run_step
+from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings, run_step
 from hyperdecode.pipeline.released import Faces, Released, ReleasedSubject, Scorer, fsim_name
 from hyperdecode.pipeline.seeds import derived_seed
+from hyperdecode.pipeline.zmaps import noting_warnings
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, render_report
 from hyperdecode.report.published import CITATION, METHOD_WORDS, PUBLISHED, paper_metric
 from hyperdecode.report.strips import reconstruction_strip
@@ -264,7 +265,8 @@ class Reproduction:
             model, seed, data.t_train.shape[1], checkpoint,
             lambda done, total: self._say(*place, f"{name}, epoch {done} of {total}"),
         )  # fmt: skip
-        decoder.fit(data.x_train, data.t_train, roles=subject.roles)
+        with noting_warnings() as noted:
+            decoder.fit(data.x_train, data.t_train, roles=subject.roles)
         predicted = np.asarray(decoder.predict(data.x_test), np.float32)
         said = {
             "model": self.settings.label(model), "space": "z", "note": self.settings.note, "data": subject.sha256,
@@ -279,7 +281,7 @@ class Reproduction:
         latents = {"predicted": predicted, "true": data.t_test, "training_mean": data.t_train.mean(0)}
         _save(folder / "latents.safetensors", latents, said)
         checkpoint.clear()
-        return {"n_training_faces": len(data.x_train), "n_voxels": data.x_train.shape[1]}
+        return {"n_training_faces": len(data.x_train), "n_voxels": data.x_train.shape[1], "warnings": noted}
 
     def _decoder(
         self, model: str, seed: int, width: int, checkpoint: FileCheckpoint, progress: Callable[[int, int], None]
@@ -418,6 +420,9 @@ class Reproduction:
                 said.append(
                     f"sub-{one.label}: test faces brought into the order of sub-{self.released.subjects[0].label}."
                 )
+            for label in map(self.settings.label, self.settings.all_models):
+                noted = read_facts(self.records, f"decode_sub-{one.label}_{label}").get("warnings", [])
+                said += [f"sub-{one.label}, {label}: {text}" for text in noted]
         return said
 
     def _together(self, name: str) -> pd.DataFrame:
