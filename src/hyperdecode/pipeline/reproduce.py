@@ -247,7 +247,7 @@ class Reproduction:
         seed = derived_seed(self.settings.seed, "decoder", subject.label)
         settings = {
             "model": model,
-            "epochs": self.settings.epochs,
+            "epochs": self.settings.epochs if self.settings.label(model) != model else None,
             "seed": seed,
             "data": subject.sha256,
             "generator": self.released.generator.fingerprint,
