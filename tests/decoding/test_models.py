@@ -58,7 +58,7 @@ def test_the_prior_is_standardised_as_the_latents_are(context, tiny_generator):
 
 
 def test_what_a_decoder_needs_and_lacks_is_said(tiny_generator):
-    with pytest.raises(UserError, match="no decoder 'lasso': choose among ridge, "):
+    with pytest.raises(UserError, match="no decoder 'lasso': choose among weighted-ridge, ridge, "):
         build_decoder("lasso", Context())
     with pytest.raises(UserError, match="needs the region of each voxel"):
         build_decoder("banded-ridge", Context())

@@ -87,11 +87,53 @@ def test_the_penalty_for_averages_is_lower_and_better_for_them():
     assert lower >= 2 and np.mean(gains) > 0
 
 
+def test_left_out_trials_are_predicted_by_fits_that_never_saw_them():
+    """Each penalty's score, from separate fits, voxel weights included, to all groups but one."""
+    x, y, _, _ = planted(n=90)
+    x = x - x.mean(0)
+    groups = np.arange(90) % 3
+    n_averaged = 4
+    fitted = WeightedRidgeDecoder(alphas=(100.0, 300.0, 1000.0), standardize=False, n_averaged=n_averaged)
+    fitted.set_params(cv=3).fit(x, y, groups=groups)
+    for alpha, score in zip(fitted.alphas_, fitted.cv_scores_, strict=True):
+        predicted, true = np.empty_like(y), np.empty_like(y)
+        for group in range(3):
+            rest, left = groups != group, groups == group
+            mean = y[rest].mean(0)
+            shares = explained_shares(*map(torch.from_numpy, (y[rest] - mean, x[rest])), torch.ones(60).double())
+            by = np.sqrt(shares.numpy())
+            predicted[left] = Ridge(alpha).fit(x[rest] * by, y[rest]).predict(x[left] * by) - mean
+            true[left] = y[left] - mean
+        variance, shared = np.square(predicted).sum() / 90, (true * predicted).sum() / 90
+        design = np.c_[np.ones(90), y]
+        residual = predicted - design @ np.linalg.lstsq(design, predicted, rcond=None)[0]
+        noise = np.square(residual).sum() / (90 - 6)
+        kept = np.sqrt(variance * (variance - (1 - 1 / n_averaged) * noise))
+        assert score == pytest.approx(-(np.square(true).sum() / 90 - shared**2 / kept) / 5, rel=1e-9)
+        if alpha == fitted.alpha_:
+            assert fitted.scale_ == pytest.approx(shared / variance, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:the best ridge penalty:hyperdecode.errors.DataWarning")
+@pytest.mark.parametrize("n_averaged", [1, 14])
+def test_of_voxels_that_know_nothing_next_to_nothing_is_predicted(n_averaged):
+    edges = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x, y = rng.standard_normal((200, 300)), rng.standard_normal((200, 5))
+        new, true = rng.standard_normal((300, 300)), rng.standard_normal((300, 5))
+        fitted = WeightedRidgeDecoder(n_averaged=n_averaged).fit(x, y)
+        blind = float(np.square(true - y.mean(0)).mean())
+        assert error(fitted, new, true) < 1.02 * blind, seed
+        edges += fitted.alpha_ == fitted.alphas_[-1]
+    assert edges >= 4, "mostly no penalty helps, and then the highest is taken"
+
+
 def test_moments():
     moments = Moments(total=10.0, shared=2.0, spread=4.0, noise=3.0)
     assert moments.error(1) == 10 - 4 / 4 and moments.slope == 0.5
     assert moments.error(3) == pytest.approx(10 - 4 / np.sqrt(4 * 2))
-    assert Moments(10.0, -2.0, 4.0, 0.0).error(1) == 11 and Moments(10.0, -2.0, 4.0, 0.0).slope == 1
+    assert Moments(10.0, -2.0, 4.0, 0.0).error(1) == 10 + 4 + 4 and Moments(10.0, -2.0, 4.0, 0.0).slope == 1
     assert Moments(10.0, 0.0, 0.0, 0.0).error(5) == 10
 
 

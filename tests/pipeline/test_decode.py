@@ -37,7 +37,7 @@ def settings(decoding=(), **changes):
         "simulation": {"noise_ceiling": 0.5, "voxel_size": 8.0},
         "bold": {"n_voxels": 200},
         "evaluation": {"n_permutations": 200},
-        "decoding": dict(decoding),
+        "decoding": {"model": "ridge"} | dict(decoding),
     }
     return StudyConfig.model_validate(base | changes)
 
@@ -232,7 +232,7 @@ def test_compare_fits_each_model_at_each_noise_level(study, tiny_generator):
     assert len(more) == 5 and (more["model"] == "ridge-per-latent").sum() == 1
     assert (out / "ceiling-1/derivatives/hyperdecode/records/mask_sub-01.toml").read_bytes() == before
     for wrong, message in (
-        ({"models": ("rigde",)}, "no decoder 'rigde': choose among ridge"),
+        ({"models": ("rigde",)}, "no decoder 'rigde': choose among weighted-ridge, ridge,"),
         ({"ceilings": (0.0,)}, "noise ceilings lie above 0"),
         ({"spaces": ("w+",)}, "has no latent space"),
     ):

@@ -42,6 +42,7 @@ def settings(**bold):
             "schedule": {"n_runs": 3, "one_back": 0.0},
             "simulation": {"noise_ceiling": 1.0, "voxel_size": 8.0},
             "bold": {"n_voxels": N_VOXELS, **bold},
+            "decoding": {"model": "ridge"},
         }
     )
 

@@ -21,7 +21,13 @@ from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.stimulus_set import make_stimuli, read_stimuli
 
 RUNS = [f"zmaps_sub-01_task-faces_run-0{k}" for k in (1, 2, 3)]
-AFTER_MASK = ["decode_sub-01_ridge", "posterior_sub-01", "reconstruct_sub-01_ridge", "evaluate_sub-01_ridge", "report"]
+AFTER_MASK = [
+    "decode_sub-01_weighted-ridge",
+    "posterior_sub-01",
+    "reconstruct_sub-01_weighted-ridge",
+    "evaluate_sub-01_weighted-ridge",
+    "report",
+]
 
 
 def settings(noise_ceiling=1.0, **changes):
@@ -127,7 +133,7 @@ def test_the_whole_chain(analysed):
     assert identified["decoder"] > identified["best_blind_score"] + 0.2
     mask = np.asarray(nib.load(made(study, "desc-mostactive_mask.nii.gz")).dataobj)
     assert mask.sum() == 300
-    assert len(list(made(study, "").parent.glob("reconstructions/ridge/test-*.png"))) == 8
+    assert len(list(made(study, "").parent.glob("reconstructions/weighted-ridge/test-*.png"))) == 8
     description = json.loads((study / "derivatives" / "hyperdecode" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
 
@@ -165,12 +171,14 @@ def test_roles_and_averages_are_those_of_the_stimuli(analysed):
     training = maps[(trials["role"] == "train").to_numpy()].mean(0)
     others = np.setdiff1d(np.flatnonzero(np.isfinite(training)), z["voxels"])
     assert training[z["voxels"]].min() >= training[others].max()
-    latents, fitted = (load_file(made(study, f"desc-ridge_{name}.safetensors")) for name in ("latents", "decoder"))
+    latents, fitted = (
+        load_file(made(study, f"desc-weightedridge_{name}.safetensors")) for name in ("latents", "decoder")
+    )
     stimuli = read_stimuli(study)
     np.testing.assert_array_equal(latents["true"], stimuli.latents(stimuli.names("test"), "w").numpy())
     average = [z["z"][(trials["stim_file"] == name).to_numpy()].mean(0) for name in stimuli.names("test")]
     predicted = np.array(average) @ fitted["coef_"].T + fitted["intercept_"] - latents["training_mean"]
-    stretch = read_facts(study / "derivatives/hyperdecode/records", "decode_sub-01_ridge")["stretch"]
+    stretch = read_facts(study / "derivatives/hyperdecode/records", "decode_sub-01_weighted-ridge")["stretch"]
     assert 1 < stretch < 3
     np.testing.assert_allclose(latents["training_mean"] + stretch * predicted, latents["predicted"], rtol=0, atol=1e-3)
 
@@ -195,7 +203,7 @@ def test_one_changed_bold_redoes_its_run_and_what_hangs_on_it(study, run):
 def test_changed_settings_redo_what_depends_on_them(study, run):
     assert run(study, settings(bold={"n_voxels": 150})).ran == ["mask_sub-01", *AFTER_MASK]
     again = settings(bold={"n_voxels": 150}, evaluation={"n_permutations": 300})
-    assert run(study, again).ran == ["evaluate_sub-01_ridge", "report"]
+    assert run(study, again).ran == ["evaluate_sub-01_weighted-ridge", "report"]
     assert run(study, again.model_copy(update={"name": "renamed"})).ran == ["report"]
     fewer = again.model_copy(update={"decoding": again.decoding.model_copy(update={"posterior": 2})})
     assert run(study, fewer).ran == ["posterior_sub-01", "report"]
@@ -208,8 +216,8 @@ def test_changed_settings_redo_what_depends_on_them(study, run):
 def test_lost_and_damaged_outputs_come_back(study, run):
     victims = {
         zmap(study, 3): RUNS[2],
-        made(study, "desc-ridge_latents.safetensors"): "decode_sub-01_ridge",
-        made(study, "desc-ridge_scores.tsv"): "evaluate_sub-01_ridge",
+        made(study, "desc-weightedridge_latents.safetensors"): "decode_sub-01_weighted-ridge",
+        made(study, "desc-weightedridge_scores.tsv"): "evaluate_sub-01_weighted-ridge",
         study / "report.html": "report",
     }
     before = {path: path.read_bytes() for path in victims}
@@ -217,16 +225,20 @@ def test_lost_and_damaged_outputs_come_back(study, run):
         path.unlink() if k % 2 else path.write_bytes(before[path][:-20])
     ran = run(study).ran
     assert set(victims.values()) <= set(ran) and RUNS[0] not in ran and "full_stimuli" not in ran
-    for path in (zmap(study, 3), made(study, "desc-ridge_latents.safetensors"), made(study, "desc-ridge_scores.tsv")):
+    for path in (
+        zmap(study, 3),
+        made(study, "desc-weightedridge_latents.safetensors"),
+        made(study, "desc-weightedridge_scores.tsv"),
+    ):
         assert path.read_bytes() == before[path]
 
 
 def test_one_step_alone(fresh, study, run):
-    with pytest.raises(UserError, match=r"step decode_sub-01_ridge needs .*: run the earlier steps first"):
+    with pytest.raises(UserError, match=r"step decode_sub-01_weighted-ridge needs .*: run the earlier steps first"):
         run(fresh, only="decode")
     assert run(fresh, only="zmaps").ran == RUNS
     assert run(study, settings(bold={"n_voxels": 150}), only="mask").ran == ["mask_sub-01"]
-    assert run(study, only="evaluate", force=True).ran == ["evaluate_sub-01_ridge"]
+    assert run(study, only="evaluate", force=True).ran == ["evaluate_sub-01_weighted-ridge"]
     with pytest.raises(UserError, match=r"no step 'maps': choose among realign, .*, zmaps, mask"):
         run(study, only="maps")
 
@@ -246,21 +258,21 @@ def alter(study, role, run_number=2):
 
 
 def test_test_trials_touch_neither_mask_nor_decoder(study, run):
-    fitted = [made(study, name) for name in ("desc-mostactive_mask.nii.gz", "desc-ridge_decoder.safetensors")]
+    fitted = [made(study, name) for name in ("desc-mostactive_mask.nii.gz", "desc-weightedridge_decoder.safetensors")]
     before = [path.read_bytes() for path in fitted]
-    latents = load_file(made(study, "desc-ridge_latents.safetensors"))
+    latents = load_file(made(study, "desc-weightedridge_latents.safetensors"))
     alter(study, "test")
     for step in ("mask", "decode"):
         assert run(study, only=step).ran
     assert [path.read_bytes() for path in fitted] == before
-    changed = load_file(made(study, "desc-ridge_latents.safetensors"))
+    changed = load_file(made(study, "desc-weightedridge_latents.safetensors"))
     assert np.abs(changed["predicted"] - latents["predicted"]).max() > 0.1
     np.testing.assert_array_equal(changed["training_mean"], latents["training_mean"])
 
 
 def test_training_trials_touch_both(study, run):
     """The control of the test above."""
-    fitted = [made(study, name) for name in ("desc-mostactive_mask.nii.gz", "desc-ridge_decoder.safetensors")]
+    fitted = [made(study, name) for name in ("desc-mostactive_mask.nii.gz", "desc-weightedridge_decoder.safetensors")]
     before = [path.read_bytes() for path in fitted]
     alter(study, "train")
     for step in ("mask", "decode"):
@@ -274,11 +286,15 @@ def edit_manifest(study, edit):
 
 
 def test_the_order_of_the_manifest_does_not_matter(study, run):
-    before = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/ridge/*.png")}
+    before = {
+        path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/weighted-ridge/*.png")
+    }
     table = scores(study)["decoder"]
     edit_manifest(study, lambda m: m.iloc[::-1])
     run(study, force=True)
-    after = {path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/ridge/*.png")}
+    after = {
+        path.name: path.read_bytes() for path in made(study, "").parent.glob("reconstructions/weighted-ridge/*.png")
+    }
     assert after == before
     pd.testing.assert_series_equal(scores(study)["decoder"], table, rtol=1e-4)
 
@@ -294,7 +310,7 @@ def test_a_role_changed_in_the_manifest_is_heeded(study, run):
     run(study)
     trials = pd.read_csv(made(study, "trials.tsv"), sep="\t")
     assert (trials.loc[trials["stim_file"] == moved, "role"] == "test").all()
-    assert load_file(made(study, "desc-ridge_latents.safetensors"))["predicted"].shape[0] == 9
+    assert load_file(made(study, "desc-weightedridge_latents.safetensors"))["predicted"].shape[0] == 9
 
 
 def test_a_null_study_says_so(tmp_path, simulated, tiny_generator, run):
@@ -463,17 +479,17 @@ def test_a_generator_without_w_goes_through_the_whole_chain(make_tiny_pggan_tens
     with pytest.raises(UserError, match=r"decoding\.space = 'w', but tiny-pggan has only the latent space z"):
         run_study(tmp_path, settings(stimuli=stimuli), made_faces, pggan)
     run_study(tmp_path, config, made_faces, pggan)
-    latents = load_file(made(tmp_path, "desc-ridge_latents.safetensors"))
+    latents = load_file(made(tmp_path, "desc-weightedridge_latents.safetensors"))
     assert np.array_equal(latents["true"], pggan.sample(5, 1).numpy())
     cosines = (latents["predicted"] * latents["true"]).sum(1) / np.linalg.norm(latents["predicted"], axis=1)
     assert (cosines > 0).all(), "noiseless voxels tell nothing of z"
-    assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/ridge/*.png"))) == 5
+    assert len(list(tmp_path.glob("derivatives/hyperdecode/sub-01/reconstructions/weighted-ridge/*.png"))) == 5
 
 
 def test_decoded_faces_are_those_that_are_drawn_and_the_true_ones(study):
     """What `hyperdecode faces interpolate --study` goes from and to."""
     decoded, shown = decoded_faces(study, "01")
-    latents = load_file(made(study, "desc-ridge_latents.safetensors"))
+    latents = load_file(made(study, "desc-weightedridge_latents.safetensors"))
     assert decoded.names == shown.names == tuple(f"test-{k:04d}" for k in range(1, 9))
     assert np.array_equal(decoded.latents, latents["drawn"]) and decoded.space == "w"
     stimuli = read_stimuli(study)

@@ -33,6 +33,7 @@ def subject():
     )
     return SubjectReport(
         label="sub-01",
+        model="ridge",
         table=table(0.8),
         per_face=faces(*ours),
         reconstructions=np.stack([solid((10, 40 * i, 60)) for i in range(N)]),

@@ -25,8 +25,8 @@ def decode(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Decoder: ridge, ridge-per-latent, ridge-per-component, banded-ridge, inverted, dense, "
-            "dense-no-decay, hyper-1 to hyper-5, activation-4, -9, -14, -19. Default: that of study.toml."
+            help="Decoder: weighted-ridge, ridge, ridge-per-latent, ridge-per-component, banded-ridge, inverted, "
+            "dense, dense-no-decay, hyper-1 to hyper-5, activation-4, -9, -14, -19. Default: that of study.toml."
         ),
     ] = None,
     force: Force = False,

@@ -55,7 +55,8 @@ class WeightedRidgeDecoder(LinearDecoder):
     between trials of the same latents, and more where voxels are not linear in latents. What averages keep of V thus
     lies between :math:`V - (1 - 1/n) N` and V; their geometric mean is taken. n is known from the design; of
     test trials nothing is used. B is the ridge solution times :math:`\mathrm{cov}(y, p) / V`, the best multiple for
-    single trials.
+    single trials. Predictions without positive covariance are judged as they are: where no penalty has any, the highest
+    one is taken, and next to nothing is predicted.
 
     Parameters
     ----------
@@ -189,11 +190,14 @@ class Moments(NamedTuple):
     noise: float
 
     def error(self, n: float) -> float:
-        """Return the squared error of predictions from averages of n trials, at their best multiple."""
+        """Return the squared error of predictions from averages of n trials, at their best multiple or as they are."""
         if math.isnan(self.spread):
             return math.nan
         averaged = math.sqrt(self.spread * max(self.spread - (1 - 1 / n) * self.noise, self.spread / n))
-        return self.total - self.shared * abs(self.shared) / averaged if averaged > 0 else self.total
+        if self.shared > 0 and averaged > 0:
+            return self.total - self.shared**2 / averaged
+        # No positive multiple helps. As they are, the least of them does least harm: the highest penalty.
+        return self.total - 2 * self.shared + averaged
 
     @property
     def slope(self) -> float:

@@ -226,7 +226,9 @@ class Decoding:
             "warnings": noted,
         }
         penalty = getattr(fit.decoder, "alpha_", None)
-        return facts if penalty is None else facts | {"alpha": float(np.median(penalty))}
+        if penalty is None:
+            return facts
+        return facts | {"alpha": float(np.median(penalty)), "cv": fit.decoder.cv}
 
     def _saved(self, subject: str, model: str, trials: DecodingTrials, fit: Fit) -> FittedDecoder:
         """Put the decoder together with what says on which voxels and for which faces it may be used."""

@@ -216,7 +216,7 @@ class DecodingSettings(Settings):
 
     space: Literal["w", "z"] = "w"
     """Latent space that is decoded (a PGGAN has z alone)."""
-    model: ModelName = "ridge"
+    model: ModelName = "weighted-ridge"
     """Decoder: weighted-ridge (voxels weighed by what latents tell of them), ridge, ridge-per-latent,
     ridge-per-component (of the latents), banded-ridge (a penalty a brain region), inverted (an encoding
     model turned round), or the paper's: dense, its notebook's layer; hyper-1 to hyper-5, latent and activation loss;
