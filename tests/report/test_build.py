@@ -12,7 +12,8 @@ from PIL import Image
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.summary import TABLE_COLUMNS, evaluate_latents, evaluate_pictures
-from hyperdecode.report.build import Figure, ReportData, SubjectReport, render_report, write_report
+from hyperdecode.report.build import ReportData, SubjectReport, render_report, write_report
+from hyperdecode.report.figures import Figure
 from hyperdecode.report.verdict import subject_verdict, verdict
 
 N = 6

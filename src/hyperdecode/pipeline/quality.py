@@ -18,7 +18,7 @@ from hyperdecode.pipeline.spatial import MOTION, Raw
 from hyperdecode.pipeline.subjects import SubjectChain
 from hyperdecode.pipeline.zmaps import SingleTrials
 from hyperdecode.report.boldquality import design_figure, motion_figure, z_figure
-from hyperdecode.report.build import Figure
+from hyperdecode.report.figures import Figure
 from hyperdecode.report.qualitymaps import reliability_figure, tsnr_figure
 from hyperdecode.study.bids import BoldRun, read_events
 

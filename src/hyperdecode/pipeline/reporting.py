@@ -22,8 +22,9 @@ from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
 from hyperdecode.pipeline.subjects import SubjectChain
-from hyperdecode.report.build import Figure, ModelReport, ReportData, SubjectReport, write_report
+from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
+from hyperdecode.report.figures import Figure
 from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
 from hyperdecode.stimuli.schedule import REPEAT, scan_time
@@ -159,7 +160,7 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
         training_hash=_trials_hash(trials, "train"),
         test_hash=_trials_hash(trials, "test"),
         mask_png=chain.masking.files["picture"].read_bytes(),
-        facts={"Decoder": MODELS[model].words, **_penalty(decoded, config.n_folds), **_stretch(decoded)},
+        facts={"Decoder": MODELS[model].words, **_penalty(decoded), **_stretch(decoded)},
         notes=notes,
         quality=quality_figures(chain),
     )
@@ -191,11 +192,13 @@ def _attributes(analysis: Analysis, subject: str) -> pd.DataFrame:
     return pd.read_csv(analysis.layout.subject(subject, "desc-posterior_attributes.tsv"), sep="\t")
 
 
-def _penalty(decoded: dict[str, Any], n_folds: int) -> dict[str, str]:
+def _penalty(decoded: dict[str, Any]) -> dict[str, str]:
     if "alpha" not in decoded:
         return {}
-    how = f"{n_folds}-fold cross-validation" if n_folds else "leaving one trial out"
-    return {"Ridge penalty": f"{decoded['alpha']:.4g}, by {how} on training trials"}
+    # Records of older versions do not say how.
+    cv = decoded.get("cv")
+    how = {None: "", "loo": " by leaving one trial out"}.get(cv, f" by {cv}-fold cross-validation")
+    return {"Ridge penalty": f"{decoded['alpha']:.4g}, chosen{how} on training trials"}
 
 
 def _stretch(decoded: dict[str, Any]) -> dict[str, str]:

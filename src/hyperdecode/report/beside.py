@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from PIL import Image
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.build import Figure
-from hyperdecode.report.figures import BLUE, ORANGE, new_figure, png_bytes, quiet_axes
+from hyperdecode.report.figures import SUBJECT_COLOURS, Figure, jpeg_bytes, new_figure, png_bytes, quiet_axes
 from hyperdecode.report.strips import GAP, PAPER, reconstruction_strip
-from hyperdecode.report.uris import data_uri
 from hyperdecode.report.words import METRICS
 
-__all__ = ["SUBJECT_COLOURS", "Drawing", "beside_figure", "jpeg_bytes", "models_figure"]
+__all__ = ["beside_figure", "models_figure"]
 
 Pictures = NDArray[np.uint8]
-
-SUBJECT_COLOURS = (ORANGE, BLUE, "#2f8f6b", "#8a5a9e", "#b08900", "#5b6470")
-"""One a subject, in their order; they begin again after the last."""
 
 MODEL_COLUMNS = ("model", "subject", "metric", "score", "low", "high", "best_blind_score")
 FACES_A_ROW = 9
 
 
-@dataclass(frozen=True)
-class Drawing(Figure):
-    """A figure of the report that says in words, for readers who do not see it, what is drawn.
-
-    Attributes
-    ----------
-    alt : str
-        Alternative text.
-    """
-
-    alt: str = ""
-
-    @property
-    def kind(self) -> str:
-        """``"png"`` or ``"jpeg"``, by the first bytes of the picture."""
-        return "jpeg" if self.png[:2] == b"\xff\xd8" else "png"
-
-    def html(self) -> Markup:
-        """Return the figure with its caption as a fragment of HTML; the text is escaped."""
-        return Markup(
-            '<figure class="mask"><img src="{}" alt="{}" loading="lazy"><figcaption>{}</figcaption></figure>'
-        ).format(data_uri(self.png, self.kind), self.alt or self.title, self.caption)
-
-
-def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -> Drawing:
+def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -> Figure:
     """Draw a study's models side by side: one panel a metric, bars with intervals, and the best blind predictor.
 
     Parameters
@@ -72,7 +40,7 @@ def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -
 
     Returns
     -------
-    Drawing
+    Figure
         The paper's Figure 5 with intervals and blind predictors.
 
     Raises
@@ -104,7 +72,7 @@ def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -
         "for each bar its own. The intervals are of each model alone: whether two models differ cannot be read off "
         "their overlap, it takes a test of the difference on the same faces."
     )
-    return Drawing("Models side by side", png_bytes(figure), caption, _models_alt(table, metrics))
+    return Figure("Models side by side", png_bytes(figure), caption, _models_alt(table, metrics))
 
 
 def beside_figure(
@@ -115,7 +83,7 @@ def beside_figure(
     size: int = 112,
     *,
     label: str = "",
-) -> Drawing:
+) -> Figure:
     """Lay out what methods make of the brain's answers beside the best that each could make of the face itself.
 
     Parameters
@@ -135,7 +103,7 @@ def beside_figure(
 
     Returns
     -------
-    Drawing
+    Figure
         The paper's Figure 7 as a JPEG: at most nine faces a row of the sheet, all of them on it.
 
     Raises
@@ -167,14 +135,7 @@ def beside_figure(
         "For a generator that made the stimuli from known latents the best possible picture is the stimulus itself."
     )
     alt = f"{len(stimuli)} faces in columns; rows: shown, {', '.join(rows)}."
-    return Drawing(f"Methods beside each other{who}", jpeg_bytes(_stacked(sheets)), caption, alt)
-
-
-def jpeg_bytes(image: Image.Image, quality: int = 88) -> bytes:
-    """Return a sheet of pictures with labels as a JPEG whose colours are not subsampled, so that text stays sharp."""
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
-    return stream.getvalue()
+    return Figure(f"Methods beside each other{who}", jpeg_bytes(_stacked(sheets)), caption, alt)
 
 
 def _check_models(table: pd.DataFrame) -> None:

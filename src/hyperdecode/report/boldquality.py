@@ -10,8 +10,7 @@ from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.build import Figure
-from hyperdecode.report.figures import GREY, new_figure, png_bytes, quiet_axes
+from hyperdecode.report.figures import GREY, Figure, new_figure, png_bytes, quiet_axes
 
 __all__ = [
     "carpet_figure",

@@ -4,187 +4,33 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from hyperdecode.errors import UserError
-from hyperdecode.evaluation.blind import BLIND_PREDICTORS
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
 from hyperdecode.files import write_text
+from hyperdecode.report.attributetable import attributes_html
+from hyperdecode.report.certificate import certificate_html
 from hyperdecode.report.credible import coverage_words, credible_view
+from hyperdecode.report.data import ModelReport, ReportData, SubjectReport
 from hyperdecode.report.models import beside_view
+from hyperdecode.report.table1 import p_text
 from hyperdecode.report.uris import data_uri, jpeg_uri
-from hyperdecode.report.verdict import subject_verdict, verdict
+from hyperdecode.report.verdict import interval_text, subject_verdict, verdict
 from hyperdecode.report.words import BLIND_WORDS, FACE_METRICS, METRICS, score_text
 
-__all__ = ["Figure", "ModelReport", "ReportData", "SubjectReport", "render_report", "write_report"]
+__all__ = ["ModelReport", "ReportData", "SubjectReport", "render_report", "write_report"]
 
-Pictures = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture of the section on the experiment.
-
-    Attributes
-    ----------
-    title : str
-        Heading.
-    png : bytes
-        The picture.
-    caption : str
-        What it shows, and what to conclude.
-    """
-
-    title: str
-    png: bytes
-    caption: str
-
-
-@dataclass(frozen=True)
-class ModelReport:
-    """Another decoder of the same trials, shown beside the one that the verdict rests on.
-
-    Attributes
-    ----------
-    name : str
-        As ``study.toml`` has it.
-    words : str
-        What it is.
-    table : pandas.DataFrame
-        Scores, as those of `SubjectReport`.
-    per_face : pandas.DataFrame
-        Scores of each test face.
-    reconstructions : uint8 array of shape (n_faces, height, width, 3)
-        Its faces.
-    """
-
-    name: str
-    words: str
-    table: pd.DataFrame
-    per_face: pd.DataFrame
-    reconstructions: Pictures
-
-
-@dataclass(frozen=True)
-class SubjectReport:
-    """What the report says of one subject.
-
-    Attributes
-    ----------
-    label : str
-        ``"sub-01"``.
-    table : pandas.DataFrame
-        Scores, columns of `hyperdecode.evaluation.summary.TABLE_COLUMNS`.
-    per_face : pandas.DataFrame
-        Scores of each test face, one row a face in the order of the stimuli, one column a metric.
-    reconstructions : uint8 array of shape (n_faces, height, width, 3)
-        Decoded faces, in the order of the stimuli.
-    n_voxels, n_training_trials, n_test_trials : int
-        What the decoder was fitted and tested on.
-    training_hash, test_hash : str
-        SHA-256 of the lists of trials, so that a reader can check that they are disjoint and unchanged.
-    mask_png : bytes, optional
-        Picture of the voxel mask (`hyperdecode.report.maskfigure.mask_figure`).
-    facts : mapping of str to str
-        More rows for "what was fitted on what" (ridge penalty, cross-validation).
-    notes : sequence of str
-        Data quality: NaN voxels dropped, warnings.
-    quality : sequence of Figure
-        Motion, registration, tSNR, design, z, reliability.
-    model : str
-        Name of the decoder.
-    beside : sequence of ModelReport
-        Other decoders.
-    draws : uint8 array of shape (n_faces, n_draws, height, width, 3), optional
-        Faces drawn from the posterior of each test face.
-    attributes : pandas.DataFrame, optional
-        ``stim_file``, ``attribute``, ``decoded``, ``low``, ``high``, ``true``, ``inside``: a row a face and attribute,
-        in standard deviations over the generator's faces; faces in the order of the stimuli.
-    """
-
-    label: str
-    table: pd.DataFrame
-    per_face: pd.DataFrame
-    reconstructions: Pictures
-    n_voxels: int
-    n_training_trials: int
-    n_test_trials: int
-    training_hash: str = ""
-    test_hash: str = ""
-    mask_png: bytes | None = None
-    facts: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    quality: Sequence[Figure] = ()
-    model: str = "ridge"
-    beside: Sequence[ModelReport] = ()
-    draws: Pictures | None = None
-    attributes: pd.DataFrame | None = None
-
-
-@dataclass(frozen=True)
-class ReportData:
-    """All that a report shows; arrays and words, no paths.
-
-    Attributes
-    ----------
-    title : str
-        Name of the study.
-    summary : mapping of str to str
-        What was done, in plain words: heading -> sentence.
-    stimuli : uint8 array of shape (n_faces, height, width, 3)
-        Test stimuli.
-    stimulus_names : sequence of str, length n_faces
-        Their names.
-    subjects : sequence of SubjectReport
-        At least one.
-    notes : sequence of str
-        Data quality of the whole study.
-    versions : mapping of str to str
-        Package -> version.
-    commands : sequence of str
-        Commands that make this report again.
-    seed : int, optional
-        The seed of the run.
-    figures : sequence of Figure
-        Pictures of the experiment: its schedule, how far test faces are from training faces.
-
-    Raises
-    ------
-    UserError
-        When subjects and stimuli do not have the same faces.
-    """
-
-    title: str
-    summary: Mapping[str, str]
-    stimuli: Pictures
-    stimulus_names: Sequence[str]
-    subjects: Sequence[SubjectReport]
-    notes: Sequence[str] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    commands: Sequence[str] = ()
-    seed: int | None = None
-    figures: Sequence[Figure] = ()
-
-    def __post_init__(self) -> None:
-        if not self.subjects:
-            raise UserError("a report needs at least one subject, got none")
-        n = len(self.stimulus_names)
-        _check_pictures("stimuli", self.stimuli, n)
-        for subject in self.subjects:
-            _check_pictures(f"{subject.label}: reconstructions", subject.reconstructions, n)
-            if len(subject.per_face) != n:
-                raise UserError(f"{subject.label}: scores of {len(subject.per_face)} faces came with {n} stimuli")
-            for other in subject.beside:
-                _check_pictures(f"{subject.label}, {other.name}: reconstructions", other.reconstructions, n)
-            if subject.draws is not None and len(subject.draws) != n:
-                raise UserError(f"{subject.label}: draws of {len(subject.draws)} faces came with {n} stimuli")
+FITTED = (
+    "Voxel mask, voxel scaling, decoder and its penalty were fitted on training trials only; test trials were used "
+    "once, for the scores above."
+)
+BLIND = "blind_"
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData, picture_size: int = 384) -> Path:
@@ -220,20 +66,20 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
     tables = {s.label: s.table for s in data.subjects}
     return environment.get_template("report.html.j2").render(
         data=data,
-        verdict=verdict(tables),
+        verdict=verdict(tables, data.certificate, data.preset),
         subjects=[_subject_view(s) for s in data.subjects],
-        figures=[(figure, data_uri(figure.png, "png")) for figure in data.figures],
+        fitted_words=data.fitted_words or FITTED,
+        certificate=None if data.certificate is None else certificate_html(data.certificate),
         faces=_face_views(data, picture_size),
         face_metrics=_face_metric_names(data),
         metrics=METRICS,
-        blind_words=BLIND_WORDS,
         n_columns=1 + sum(1 + len(s.beside) for s in data.subjects),
     )
 
 
 @dataclass(frozen=True)
 class _Cell:
-    name: str
+    label: str
     text: str
     best: bool
     position: float | None
@@ -244,6 +90,7 @@ class _ScoreRow:
     label: str
     meaning: str
     decoder: _Cell
+    interval: str
     blind: tuple[_Cell, ...]
     p: str
     beats: bool
@@ -268,9 +115,10 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
         "mask": data_uri(subject.mask_png, "png") if subject.mask_png else None,
         "facts": facts,
         "notes": list(subject.notes),
-        "quality": [(figure, data_uri(figure.png, "png")) for figure in subject.quality],
+        "quality": subject.quality,
         "model": subject.model,
         "beside": beside_view(subject) if subject.beside else None,
+        "attributes": attributes_html(subject.attribute_scores, subject.dimensions),
         "coverage": coverage_words(subject.attributes) if subject.attributes is not None else "",
     }
 
@@ -278,24 +126,26 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
 def _score_row(row: pd.Series) -> _ScoreRow:
     name = str(row["metric"])
     label, meaning = METRICS.get(name, (name, ""))
-    p = float(row["p_value"])
+    blind = [str(key).removeprefix(BLIND) for key in row.index if str(key).startswith(BLIND)]
     return _ScoreRow(
         label=label,
         meaning=meaning,
         decoder=_cell(name, "decoder", float(row["decoder"]), False),
+        interval=interval_text(row),
         blind=tuple(
-            _cell(name, key, float(row[f"blind_{key}"]), key == str(row["best_blind"])) for key in BLIND_PREDICTORS
+            _cell(name, BLIND_WORDS.get(key, key), float(row[BLIND + key]), key == str(row["best_blind"]))
+            for key in blind
         ),
-        p="not tested" if math.isnan(p) else f"{p:.4f}",
+        p=p_text(float(row["p_value"])),
         beats=bool(row["decoder"] > row["best_blind_score"]),
         primary=name == PRIMARY_METRIC,
     )
 
 
-def _cell(metric: str, name: str, value: float, best: bool) -> _Cell:
+def _cell(metric: str, label: str, value: float, best: bool) -> _Cell:
     """One score in words, and its place in per cent of an axis from 0 to 1 (every metric's best is 1)."""
     position = None if math.isnan(value) else 100 * min(max(value, 0.0), 1.0)
-    return _Cell(name, score_text(metric, value), best, position)
+    return _Cell(label, score_text(metric, value), best, position)
 
 
 def _face_metric_names(data: ReportData) -> list[str]:
@@ -336,11 +186,3 @@ def _mean_or_none(scores: list[float]) -> float | None:
     """Mean of the scores; None, which JSON has a word for, when one is NaN."""
     mean = float(np.mean(scores))
     return None if math.isnan(mean) else mean
-
-
-def _check_pictures(what: str, pictures: Pictures, n: int) -> None:
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or len(pictures) != n:
-        raise UserError(
-            f"{what} must be uint8 of shape ({n}, height, width, 3), one picture for each stimulus name, "
-            f"got {pictures.dtype} of shape {pictures.shape}"
-        )

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.beside import SUBJECT_COLOURS, Drawing
-from hyperdecode.report.figures import new_figure, png_bytes, quiet_axes
+from hyperdecode.report.figures import SUBJECT_COLOURS, Figure, new_figure, png_bytes, quiet_axes
 from hyperdecode.report.words import METRICS
 
 __all__ = ["ceiling_figure"]
@@ -26,7 +25,7 @@ def ceiling_figure(
     *,
     ceiling_words: str = "the noise ceiling that the scatter of repeats leaves",
     interval_words: str = "95% intervals over test faces",
-) -> Drawing:
+) -> Figure:
     """Draw score against the number of averaged repeats: one panel a metric, one line a subject.
 
     Parameters
@@ -44,7 +43,7 @@ def ceiling_figure(
 
     Returns
     -------
-    Drawing
+    Figure
         A PNG with caption and alternative text.
 
     Raises
@@ -89,7 +88,7 @@ def ceiling_figure(
         "A line that still climbs at its end says that more repeats would help; one that has flattened says that they "
         "would not. Points of one line share trials, so their intervals are not independent of each other."
     )
-    return Drawing("More repeats", png_bytes(figure), caption, _alt(table, limits, metrics, subjects))
+    return Figure("More repeats", png_bytes(figure), caption, _alt(table, limits, metrics, subjects))
 
 
 def _line(axes: Any, part: pd.DataFrame, colour: str) -> Any:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from hyperdecode.errors import UserError
-from hyperdecode.split import ROLES
 
 __all__ = ["CANNOT_SHOW", "Certificate", "FittedOn", "NearDuplicate", "certificate_html"]
 
@@ -17,6 +16,14 @@ CANNOT_SHOW = (
     "It cannot show what was done outside these steps: a preprocessing that saw all trials, or people who chose a "
     "metric, a decoder or what to report after they had seen test scores."
 )
+ROLE_WORDS = {
+    "train": "none",
+    "test": "touched test trials",
+    "scatter": "how their repeats scatter, never which face",
+    "outside": "no trial of the study",
+    "unknown": "not recorded",
+}
+WITHOUT_TRIALS = ("outside", "unknown")
 RED = "color:#c62828;color:light-dark(#b3261e,#ff8a80)"
 """The second colour is for browsers that know dark pages; older ones keep the first."""
 
@@ -31,16 +38,18 @@ class FittedOn:
         ``"voxel mask"``, say.
     step : str
         The step that fitted it, as records name it.
-    role : {"train", "test"}
-        ``"test"`` as soon as one test trial was among them.
+    role : {"train", "test", "scatter", "outside", "unknown"}
+        ``"train"``: training trials only. ``"test"``: at least one test trial among them. ``"scatter"``: how repeats of
+        a test face scatter, never which face they were of. ``"outside"``: no trial of the study. ``"unknown"``: nothing
+        that is on record says so.
     n_trials : int
-        How many trials.
+        How many trials; 0 for ``"outside"`` and ``"unknown"``.
     trials_sha256 : str
-        SHA-256 of their list, 64 hexadecimal digits.
+        SHA-256 of their list, 64 hexadecimal digits; empty for ``"outside"`` and ``"unknown"``.
     subject : str
         Whose trials.
     note : str
-        What was taken from test trials, where any were used.
+        What was taken from test trials, where any were used; why nothing is known.
 
     Raises
     ------
@@ -51,14 +60,18 @@ class FittedOn:
     what: str
     step: str
     role: str
-    n_trials: int
-    trials_sha256: str
+    n_trials: int = 0
+    trials_sha256: str = ""
     subject: str = ""
     note: str = ""
 
     def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise UserError(f"{self.what}: unknown trial role {self.role!r}, roles are 'train' and 'test'")
+        if self.role not in ROLE_WORDS:
+            raise UserError(f"{self.what}: unknown role {self.role!r} of trials, roles are {', '.join(ROLE_WORDS)}")
+        if self.role in WITHOUT_TRIALS:
+            if self.n_trials or self.trials_sha256:
+                raise UserError(f"{self.what}: {self.n_trials} trials came with the role {self.role!r}: leave them out")
+            return
         if self.n_trials < 1:
             raise UserError(f"{self.what}: fitted on {self.n_trials} trials, expected at least 1: give their number")
         if not re.fullmatch("[0-9a-f]{64}", self.trials_sha256):
@@ -108,40 +121,55 @@ class Certificate:
 
     def touched(self, record: FittedOn) -> bool:
         """Say whether a record touched test trials, by its role or by its list of trials."""
-        return record.role != "train" or record.trials_sha256 in self.test_sha256
+        return record.role == "test" or (record.role == "train" and record.trials_sha256 in self.test_sha256)
+
+    @property
+    def leaked(self) -> bool:
+        """Whether anything on record was fitted on test trials."""
+        return any(map(self.touched, self.records))
 
     @property
     def clean(self) -> bool:
-        """Whether there are records, all on training trials, faces were compared and differ, and no override."""
-        fitted = bool(self.records) and not any(map(self.touched, self.records))
-        return fitted and self.duplicates == () and not self.overrides
+        """Whether all fits are on record and kept to training trials, faces were compared and differ, no override."""
+        known = bool(self.records) and all(record.role != "unknown" for record in self.records)
+        return known and not self.leaked and self.duplicates == () and not self.overrides
 
     @property
     def sentence(self) -> str:
         """What the certificate shows, in one sentence, from its records and nothing else."""
-        n, touched = len(self.records), sum(map(self.touched, self.records))
-        if not n:
-            return "There is no record of anything that was fitted, so that nothing is shown about leakage."
+        return f"{self._fits()}, {self._faces()}, and {self._checks()}."
+
+    def _fits(self) -> str:
+        fits = [record for record in self.records if record.role in ("train", "test")]
+        touched, unknown = sum(map(self.touched, self.records)), self._count("unknown")
         if touched:
-            fitted = f"{touched} of {n} fits on record touched test trials"
+            text = f"{touched} of {len(fits)} fits on record touched test trials"
+        elif not fits:
+            text = "There is no record of trials that anything was fitted on, so that nothing is shown about leakage"
+        elif len(fits) == 1:
+            text = "The one fit on record was made on training trials only"
         else:
-            fitted = (
-                f"All {n} fits on record were made on training trials only"
-                if n > 1
-                else ("The one fit on record was made on training trials only")
-            )
+            text = f"All {len(fits)} fits on record were made on training trials only"
+        if unknown:
+            text += f", {unknown} {'is' if unknown == 1 else 'are'} not recorded"
+        if self._count("scatter"):
+            text += ", how repeats of test faces scatter (never which face it was) was used as the table says"
+        return text
+
+    def _faces(self) -> str:
         if self.duplicates is None:
-            faces = "nobody looked for near-duplicates between test and training faces"
-        elif self.duplicates:
-            count = len({pair.test for pair in self.duplicates})
-            faces = f"{count} test face{'s are' if count > 1 else ' is'} nearly the same as a training face"
-        else:
-            faces = "no test face is nearly the same as a training face"
-        checks = len(self.overrides)
-        overridden = (
-            f"{checks} check{'s were' if checks > 1 else ' was'} overridden" if checks else "no check was overridden"
-        )
-        return f"{fitted}, {faces}, and {overridden}."
+            return "nobody looked for near-duplicates between test and training faces"
+        count = len({pair.test for pair in self.duplicates})
+        if count:
+            return f"{count} test face{'s are' if count > 1 else ' is'} nearly the same as a training face"
+        return "no test face is nearly the same as a training face"
+
+    def _checks(self) -> str:
+        count = len(self.overrides)
+        return f"{count} check{'s were' if count > 1 else ' was'} overridden" if count else "no check was overridden"
+
+    def _count(self, role: str) -> int:
+        return sum(record.role == role for record in self.records)
 
 
 def certificate_html(certificate: Certificate) -> Markup:
@@ -160,8 +188,13 @@ def certificate_html(certificate: Certificate) -> Markup:
     """
     parts = [
         Markup(
-            '<section class="verdict{}" aria-label="Leakage certificate"><p>{}</p><p class="detail">{}</p></section>'
-        ).format("" if certificate.clean else " no", certificate.sentence, CANNOT_SHOW)
+            '<section class="verdict{}" aria-label="Leakage certificate"><p{}>{}</p><p class="detail">{}</p></section>'
+        ).format(
+            "" if certificate.clean else " no",
+            Markup(' style="{}"').format(RED) if certificate.leaked else "",
+            certificate.sentence,
+            CANNOT_SHOW,
+        )
     ]
     if certificate.records:
         parts.append(_records(certificate))
@@ -184,26 +217,24 @@ def _records(certificate: Certificate) -> Markup:
 
 
 def _row(record: FittedOn, touched: bool) -> Markup:
-    if touched:
-        words = "touched test trials" + (f": {record.note}" if record.note else "")
-        style = Markup(' style="{};font-weight:600"').format(RED)
-    else:
-        words, style = "none", Markup("")
+    words = ROLE_WORDS["test" if touched else record.role] + (f": {record.note}" if touched and record.note else "")
+    style = Markup(' style="{};font-weight:600"').format(RED) if touched else Markup("")
     note = "" if touched or not record.note else Markup("<small>{}</small>").format(record.note)
+    dash = "\N{EN DASH}"
     return Markup(
         '<tr{}><th scope="row">{}{}</th><td style="text-align:left">{}</td><td style="text-align:left">{}</td>'
-        '<td>{:,}</td><td style="text-align:left;white-space:normal;min-width:12rem">{}</td>'
-        '<td class="hash" style="text-align:left" title="{}">{}\N{HORIZONTAL ELLIPSIS}</td></tr>'
+        '<td>{}</td><td style="text-align:left;white-space:normal;min-width:9rem">{}</td>'
+        '<td class="hash" style="text-align:left" title="{}">{}</td></tr>'
     ).format(
         style,
         record.what,
         note,
         record.subject,
         record.step,
-        record.n_trials,
+        f"{record.n_trials:,}" if record.n_trials else dash,
         words,
         record.trials_sha256,
-        record.trials_sha256[:16],
+        record.trials_sha256[:16] + "\N{HORIZONTAL ELLIPSIS}" if record.trials_sha256 else dash,
     )
 
 

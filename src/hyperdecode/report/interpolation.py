@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.beside import Drawing, jpeg_bytes
-from hyperdecode.report.figures import BLUE, ORANGE
+from hyperdecode.report.figures import BLUE, ORANGE, Figure, jpeg_bytes
 from hyperdecode.report.strips import GAP, INK, PAPER
 
 __all__ = ["interpolated", "interpolation_pages"]
@@ -67,7 +66,7 @@ def interpolation_pages(
     size: int = 104,
     faces_a_page: int = 12,
     max_bytes: int = 1_500_000,
-) -> list[Drawing]:
+) -> list[Figure]:
     """Draw every face from decoded to true in a row, with a bar for each attribute and step beside it.
 
     Parameters
@@ -91,7 +90,7 @@ def interpolation_pages(
 
     Returns
     -------
-    list of Drawing
+    list of Figure
         One JPEG a page, in the order of the faces.
 
     Raises
@@ -127,7 +126,7 @@ def interpolation_pages(
         "construction. All test faces are shown; how well the attributes agree is tested in the tables, not here."
     )
     return [
-        Drawing(title, file, caption, _alt(values[part], attributes, names[part]))
+        Figure(title, file, caption, _alt(values[part], attributes, names[part]))
         for title, file, part in zip(titles, files, parts, strict=True)
     ]
 

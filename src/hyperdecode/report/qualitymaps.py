@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.build import Figure
-from hyperdecode.report.figures import GREY, new_figure, png_bytes, quiet_axes
+from hyperdecode.report.figures import GREY, Figure, new_figure, png_bytes, quiet_axes
 from hyperdecode.report.slices import draw_slices
 
 __all__ = ["reliability_figure", "tsnr_figure"]

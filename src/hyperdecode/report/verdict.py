@@ -10,9 +10,10 @@ import pandas as pd
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
+from hyperdecode.report.certificate import Certificate
 from hyperdecode.report.words import BLIND_WORDS, metric_label, score_text
 
-__all__ = ["SIGNIFICANCE", "Verdict", "subject_verdict", "verdict"]
+__all__ = ["SIGNIFICANCE", "Verdict", "interval_text", "subject_verdict", "verdict"]
 
 SIGNIFICANCE = 0.05
 
@@ -47,7 +48,8 @@ def subject_verdict(label: str, table: pd.DataFrame) -> Verdict:
     label : str
         The subject, as it stands in the sentence.
     table : pandas.DataFrame
-        Columns of `hyperdecode.evaluation.summary.TABLE_COLUMNS`.
+        Columns of `hyperdecode.evaluation.summary.TABLE_COLUMNS`; with ``low`` and ``high``, the limits of the 95%
+        bootstrap interval over test faces, these are told too.
 
     Returns
     -------
@@ -65,12 +67,13 @@ def subject_verdict(label: str, table: pd.DataFrame) -> Verdict:
     row = rows.iloc[0]
     score, blind, p = float(row["decoder"]), float(row["best_blind_score"]), float(row["p_value"])
     beats, significant = score > blind, p < SIGNIFICANCE
+    interval = interval_text(row)
     evidence = (
         f"the right one of two faces in {score:.1%} of comparisons "
-        f"(chance 50%, best blind predictor {blind:.1%}, p = {p:.2g})"
+        f"({f'95% interval {interval}, ' if interval else ''}chance 50%, best blind predictor {blind:.1%}, p = {p:.2g})"
     )
     if beats and significant:
-        sentence = f"{label}: {evidence}."
+        sentence = f"{label}: {evidence}.{_decoded_words(table)}"
     elif significant:
         sentence = f"{label}: nothing was decoded, a predictor that never saw the brain does as well; {evidence}."
     else:
@@ -78,18 +81,23 @@ def subject_verdict(label: str, table: pd.DataFrame) -> Verdict:
     return Verdict(beats and significant, sentence, caveats=_caveats(label, table))
 
 
-def verdict(tables: Mapping[str, pd.DataFrame]) -> Verdict:
+def verdict(tables: Mapping[str, pd.DataFrame], certificate: Certificate | None = None, preset: str = "") -> Verdict:
     """Judge a study.
 
     Parameters
     ----------
     tables : mapping of str to pandas.DataFrame
         Score table of each subject.
+    certificate : Certificate, optional
+        What was fitted on which trials: where that were test trials, no score is evidence.
+    preset : str
+        Sentence on the preset that the evaluation followed; it ends the details.
 
     Returns
     -------
     Verdict
-        "Nothing was decoded." when no subject passes; ``decoded`` when every subject passes.
+        "Nothing was decoded." when no subject passes; ``decoded`` when every subject passes and nothing was fitted on
+        test trials.
     """
     if not tables:
         raise UserError("a report needs at least one subject, got none")
@@ -102,8 +110,41 @@ def verdict(tables: Mapping[str, pd.DataFrame]) -> Verdict:
         opening = f"What was seen was decoded from the responses of {who}."
     else:
         opening = f"What was seen was decoded in {passed} of {len(each)} subjects only."
-    details = tuple(v.sentence for v in each)
-    return Verdict(passed == len(each), opening, details, tuple(c for v in each for c in v.caveats))
+    details = [*(v.sentence for v in each), *([preset] if preset else [])]
+    leaked = certificate is not None and certificate.leaked
+    if leaked:
+        opening = (
+            "Test trials were fitted on, so that no score here is evidence of decoding (see What was fitted). Without "
+            f"that, it would read: {opening}"
+        )
+    elif certificate is not None and certificate.duplicates:
+        details.append(
+            "Test faces that are nearly the same as training faces are among these scores (see What was fitted)."
+        )
+    caveats = tuple(c for v in each for c in v.caveats)
+    return Verdict(passed == len(each) and not leaked, opening, tuple(details), caveats)
+
+
+def interval_text(row: pd.Series) -> str:
+    """Write the interval of a row of scores, as ``"70.1% to 88.0%"``; empty where the row has none."""
+    low, high = (float(row.get(key, float("nan"))) for key in ("low", "high"))
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    metric = str(row["metric"])
+    return f"{score_text(metric, low)} to {score_text(metric, high)}"
+
+
+def _decoded_words(table: pd.DataFrame) -> str:
+    """Name the other metrics that beat every blind predictor and whose pairing test passes, with intervals."""
+    passed = table[(table["decoder"] > table["best_blind_score"]) & (table["p_value"] < SIGNIFICANCE)]
+    words = []
+    for _, row in passed[passed["metric"] != PRIMARY_METRIC].iterrows():
+        metric, interval = str(row["metric"]), interval_text(row)
+        words.append(
+            f"{metric_label(metric)} {score_text(metric, float(row['decoder']))}"
+            + (f" ({interval})" if interval else "")
+        )
+    return f" Also above every blind predictor with p < {SIGNIFICANCE}: {', '.join(words)}." if words else ""
 
 
 def _caveats(label: str, table: pd.DataFrame) -> tuple[str, ...]:
@@ -112,6 +153,7 @@ def _caveats(label: str, table: pd.DataFrame) -> tuple[str, ...]:
 
 
 def _caveat(label: str, row: pd.Series) -> str:
-    metric, blind = str(row["metric"]), BLIND_WORDS[str(row["best_blind"])]
+    metric, key = str(row["metric"]), str(row["best_blind"])
+    blind = BLIND_WORDS.get(key, key)
     best, own = score_text(metric, float(row["best_blind_score"])), score_text(metric, float(row["decoder"]))
     return f'{label}, {metric_label(metric)}: the blind predictor "{blind}" scores {best}, the decoder {own}.'
