@@ -1,7 +1,8 @@
-"""Structural similarity and pixel correlation of pictures, by two named protocols."""
+"""Similarity of pictures: structural similarity by two named protocols, over scales, and correlation of pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -10,32 +11,44 @@ from PIL import Image
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.metrics import correlation_scores
+from hyperdecode.evaluation.structural import (
+    MS_SSIM_SMALLEST,
+    WINDOW,
+    multiscale_similarity,
+    structural_similarity,
+)
 
-__all__ = ["SSIM_PROTOCOLS", "Protocol", "pixel_correlation_scores", "prepare", "resized", "ssim_pairs", "ssim_scores"]
+__all__ = [
+    "COMPARED_SIZE",
+    "SSIM_PROTOCOLS",
+    "Pictures",
+    "Protocol",
+    "ms_ssim_pairs",
+    "ms_ssim_scores",
+    "pixel_correlation_scores",
+    "prepare",
+    "resized",
+    "ssim_pairs",
+    "ssim_scores",
+]
 
 Array = NDArray[np.float64]
 Pictures = NDArray[np.uint8]
 Protocol = Literal["hyper-paper", "hyper-code"]
 SSIM_PROTOCOLS: tuple[Protocol, ...] = ("hyper-paper", "hyper-code")
 
-PAPER_SIZE = 224
-WINDOW = 7
-UNBIASED = WINDOW**2 / (WINDOW**2 - 1)
-BAND = 32
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+COMPARED_SIZE = 224
+"""Side in pixels at which pictures are compared, but by ``hyper-code``."""
+KERNEL_SUM = 16
+"""Of the kernel (1, 2, 1) in both directions."""
 
 
 def ssim_scores(predicted: Pictures, true: Pictures, protocol: Protocol) -> Array:
-    r"""Structural similarity of each prediction with each stimulus.
+    """Structural similarity of each prediction with each stimulus.
 
-    .. math::
-        \mathrm{SSIM} = \operatorname{mean} \frac{(2 \mu_x \mu_y + C_1)(2 \sigma_{xy} + C_2)}
-        {(\mu_x^2 + \mu_y^2 + C_1)(\sigma_x^2 + \sigma_y^2 + C_2)},
-
-    with means, variances and covariance over 7 x 7 pixels of each colour channel (unweighted, sample
-    covariance), C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2; averaged over positions and channels. This is
-    what ``skimage.metrics.structural_similarity(..., channel_axis=-1, data_range=255)`` computes; here it is
-    computed in cache-sized bands, several times faster.
+    The formula is that of `hyperdecode.evaluation.structural.structural_similarity`: 7 x 7 pixels, each colour channel.
+    This is what ``skimage.metrics.structural_similarity(..., channel_axis=-1, data_range=255)`` computes, a picture
+    prepared as the protocol says.
 
     Parameters
     ----------
@@ -60,11 +73,9 @@ def ssim_scores(predicted: Pictures, true: Pictures, protocol: Protocol) -> Arra
 
     See Also
     --------
-    ssim_pairs : only the pairs that are asked for; at full size the whole matrix is slow.
+    ssim_pairs : only the pairs that are asked for.
     """
-    rows, columns = np.indices((len(predicted), len(true)))
-    scores = ssim_pairs(predicted, true, protocol, rows.ravel(), columns.ravel())
-    return scores.reshape(rows.shape)
+    return _of_all(lambda rows, columns: ssim_pairs(predicted, true, protocol, rows, columns), predicted, true)
 
 
 def ssim_pairs(
@@ -92,17 +103,55 @@ def ssim_pairs(
         Similarities in the order of the pairs.
     """
     _check_pictures(predicted, true)
-    if columns is None:
-        columns = np.arange(len(true))
-    if rows is None:
-        rows = np.zeros_like(columns) if len(predicted) == 1 else np.arange(len(predicted))
-    if len(rows) != len(columns):
-        raise UserError(f"got {len(predicted)} pictures for {len(true)} stimuli: give one a stimulus, in their order")
-    first, second = _channels_first(predicted, protocol), _channels_first(true, protocol)
-    return np.array([_ssim(first[i], second[j]) for i, j in zip(rows, columns, strict=True)])
+    rows, columns = _chosen(predicted, true, rows, columns)
+    unit = float(KERNEL_SUM) if protocol == "hyper-paper" else 1.0
+    first, second = (_counts(p, protocol) for p in (predicted, true))
+    return structural_similarity(first, second, rows, columns, unit=unit)
 
 
-def pixel_correlation_scores(predicted: Pictures, true: Pictures, size: int = PAPER_SIZE) -> Array:
+def ms_ssim_scores(predicted: Pictures, true: Pictures) -> Array:
+    """Structural similarity over five scales of each prediction with each stimulus, at 224 x 224 pixels.
+
+    The formula is that of `hyperdecode.evaluation.structural.multiscale_similarity`.
+
+    Parameters
+    ----------
+    predicted, true : uint8 arrays of shape (n, height, width, 3)
+        Reconstructions and stimuli of one size, 112 pixels or more; resized to 224 first.
+
+    Returns
+    -------
+    array of shape (n_predictions, n_stimuli)
+        Similarities, 1 for equal pictures.
+
+    Raises
+    ------
+    UserError
+        When pictures are smaller (the coarsest of five scales would be less than a window), or not uint8 RGB of one
+        size.
+    """
+    return _of_all(lambda rows, columns: ms_ssim_pairs(predicted, true, rows, columns), predicted, true)
+
+
+def ms_ssim_pairs(
+    predicted: Pictures,
+    true: Pictures,
+    rows: NDArray[np.intp] | None = None,
+    columns: NDArray[np.intp] | None = None,
+) -> Array:
+    """Structural similarity over five scales of chosen pairs (see `ms_ssim_scores`, and `ssim_pairs` for the pairs)."""
+    _check_pictures(predicted, true)
+    if min(true.shape[1:3]) < MS_SSIM_SMALLEST:
+        raise UserError(
+            f"MS-SSIM has five scales and needs pictures of {MS_SSIM_SMALLEST} pixels or more a side, "
+            f"got {true.shape[1:3]}: use SSIM"
+        )
+    rows, columns = _chosen(predicted, true, rows, columns)
+    first, second = (np.moveaxis(resized(p, COMPARED_SIZE), -1, 1) for p in (predicted, true))
+    return multiscale_similarity(first, second, rows, columns)
+
+
+def pixel_correlation_scores(predicted: Pictures, true: Pictures, size: int = COMPARED_SIZE) -> Array:
     """Pearson correlation over the pixels and channels of each pair, at `size` x `size` pixels.
 
     Parameters
@@ -131,58 +180,39 @@ def resized(pictures: Pictures, size: int) -> Pictures:
 
 def prepare(pictures: Pictures, protocol: Protocol) -> Array:
     """Bring pictures (n, height, width, 3) to what `protocol` compares: float64 in 0..255, channels last."""
+    return np.moveaxis(_counts(pictures, protocol), 1, -1) / (KERNEL_SUM if protocol == "hyper-paper" else 1)
+
+
+def _counts(pictures: Pictures, protocol: Protocol) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Return (n, 3, height, width) as integers: filtered pictures in sixteenths of a level, so that they are exact."""
     if protocol == "hyper-code":
-        return pictures.astype(np.float64)
-    if protocol == "hyper-paper":
-        return _blurred(resized(pictures, PAPER_SIZE).astype(np.float64))
-    raise UserError(f"unknown SSIM protocol {protocol!r}: use one of {', '.join(SSIM_PROTOCOLS)}")
+        return np.moveaxis(pictures, -1, 1)
+    if protocol != "hyper-paper":
+        raise UserError(f"unknown SSIM protocol {protocol!r}: use one of {', '.join(SSIM_PROTOCOLS)}")
+    levels = np.moveaxis(resized(pictures, COMPARED_SIZE), -1, 1).astype(np.uint16)
+    # Edges are mirrored without repeating the edge pixel.
+    padded = np.pad(levels, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    tall = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    return np.asarray(tall[..., :-2] + 2 * tall[..., 1:-1] + tall[..., 2:])
 
 
-def _blurred(values: Array) -> Array:
-    """Filter height and width by the kernel (1, 2, 1) / 4, edges mirrored without repeating the edge pixel."""
-    padded = np.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
-    tall = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
-    blurred: Array = (tall[:, :, :-2] + 2 * tall[:, :, 1:-1] + tall[:, :, 2:]) / 4
-    return blurred
+def _of_all(pairs: Callable[[NDArray[np.intp], NDArray[np.intp]], Array], predicted: Pictures, true: Pictures) -> Array:
+    """Return the scores of all pairs as a matrix."""
+    rows, columns = np.indices((len(predicted), len(true)))
+    return pairs(rows.ravel(), columns.ravel()).reshape(rows.shape)
 
 
-def _channels_first(pictures: Pictures, protocol: Protocol) -> NDArray[np.generic]:
-    """Return what `prepare` gives as (n, 3, height, width), but full-size pictures still as bytes."""
-    prepared = pictures if protocol == "hyper-code" else prepare(pictures, protocol)
-    return np.ascontiguousarray(np.moveaxis(prepared, -1, 1))
-
-
-def _ssim(x: NDArray[np.generic], y: NDArray[np.generic]) -> float:
-    """SSIM of two pictures (3, height, width), in bands of rows that stay in the processor's cache."""
-    height, width = (s - WINDOW + 1 for s in x.shape[1:])
-    total = 0.0
-    for first in range(0, height, BAND):
-        rows = slice(first, first + BAND + WINDOW - 1)
-        for a, b in zip(x[:, rows], y[:, rows], strict=True):
-            total += float(_ssim_map(a.astype(np.float64), b.astype(np.float64)).sum())
-    return total / float(len(x) * height * width)
-
-
-def _ssim_map(x: Array, y: Array) -> Array:
-    mean_x, mean_y = _window_mean(x), _window_mean(y)
-    product, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
-    covariance = UNBIASED * (_window_mean(x * y) - product)
-    variances = UNBIASED * (_window_mean(x * x + y * y) - squares)
-    result: Array = (2 * product + C1) * (2 * covariance + C2) / ((squares + C1) * (variances + C2))
-    return result
-
-
-def _window_mean(values: Array) -> Array:
-    """Mean over 7 x 7 windows of (height, width), valid positions only: seven shifted sums each way."""
-    height, width = (s - WINDOW + 1 for s in values.shape)
-    across = values[:, :width].copy()
-    for shift in range(1, WINDOW):
-        across += values[:, shift : shift + width]
-    down = across[:height].copy()
-    for shift in range(1, WINDOW):
-        down += across[shift : shift + height]
-    down /= WINDOW**2
-    return down
+def _chosen(
+    predicted: Pictures, true: Pictures, rows: NDArray[np.intp] | None, columns: NDArray[np.intp] | None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the pairs: those given, else each prediction with its stimulus, one single one with every stimulus."""
+    if columns is None:
+        columns = np.arange(len(true))
+    if rows is None:
+        rows = np.zeros_like(columns) if len(predicted) == 1 else np.arange(len(predicted))
+    if len(rows) != len(columns):
+        raise UserError(f"got {len(predicted)} pictures for {len(true)} stimuli: give one a stimulus, in their order")
+    return rows, columns
 
 
 def _check_pictures(predicted: Pictures, true: Pictures) -> None:
