@@ -36,6 +36,15 @@ class Baseline(Protocol):
     latent_dim: int
     side: int
 
+    @property
+    def latent_units(self) -> NDArray[np.float64]:
+        """How far a latent of 1 moves a picture in each dimension, up to one factor, (latent_dim,).
+
+        Distances between latents times these are what resembles distances between pictures: decoded latents are
+        stretched to the length of training latents on this scale before they are drawn.
+        """
+        ...
+
     def encode(self, pictures: Pictures) -> NDArray[np.float32]:
         """Latents (n, latent_dim) of pictures (n, height, width, 3)."""
         ...

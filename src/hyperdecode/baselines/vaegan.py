@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib import resources
 from itertools import pairwise
@@ -76,6 +77,19 @@ class VaeGan(nn.Module):
         """Weights by name in float16, as `from_tensors` takes them."""
         state = self.state_dict().items()
         return {key: value.half().contiguous() for key, value in state if not key.endswith(COUNTER)}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, shapes and values of the weights in float16."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.tensors().items()):
+            digest.update(f"{name} {tuple(value.shape)};".encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def latent_units(self) -> NDArray[np.float64]:
+        """Ones: the network was trained for latents of N(0, I), and its pictures move with each as they were taught."""
+        return np.ones(self.latent_dim)
 
     def encode(self, pictures: Pictures) -> NDArray[np.float32]:
         """Latents of pictures.
