@@ -105,7 +105,7 @@ class Analysis:
         pictures += [self.layout.full_stimulus(name) for name in names]
         outputs = tuple(self.layout.decoded(subject, model, name) for name in ("scores.tsv", "faces.tsv"))
         settings = {
-            **self.config.evaluation.model_dump(),
+            **self.config.evaluation.model_dump(exclude={"baselines"}),
             "seed": derived_seed(self.config.seed, "permutation", subject),
         }
         work = partial(self._evaluate, subject, model, settings["seed"])

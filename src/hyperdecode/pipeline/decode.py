@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,18 @@ from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, plain_settings, training_fingerprint, write_decoder
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Decoding", "Fit", "decoded_averages", "fit_decoder", "n_averaged", "training_data"]
+__all__ = ["Decoding", "Fit", "Scaled", "decoded_averages", "fit_decoder", "n_averaged", "training_data"]
 
 Epochs = Callable[[int, int], None]
+
+
+class Scaled(Protocol):
+    """Whatever gives latents their scale: a `LatentSpace`, or the training latents of a baseline."""
+
+    @property
+    def scale(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation of each latent dimension, (latent_dim,) each."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def n_averaged(trials: DecodingTrials, config: StudyConfig) -> float:
 def fit_decoder(
     trials: DecodingTrials,
     config: StudyConfig,
-    space: LatentSpace,
+    space: Scaled,
     model: str,
     context: Context,
 ) -> Fit:
@@ -116,7 +125,7 @@ def fit_decoder(
 def decoded_averages(
     trials: DecodingTrials,
     config: StudyConfig,
-    space: LatentSpace,
+    space: Scaled,
     model: str,
     predict: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> tuple[NDArray[np.float64], float]:

@@ -98,3 +98,11 @@ class Layout:
     def drawn(self, label: str, name: str, draw: int) -> Path:
         """Picture of one draw from the posterior of a test stimulus."""
         return self.derivatives / f"sub-{label}" / "reconstructions" / "posterior" / f"{Path(name).stem}_{draw:02d}.png"
+
+    def baseline(self, baseline: str, name: str) -> Path:
+        """Return a file of a baseline that no brain went into: ``baselines/desc-BASELINE_NAME``."""
+        return self.derivatives / "baselines" / f"desc-{baseline}_{name}"
+
+    def best_possible(self, baseline: str, name: str) -> Path:
+        """Picture that a baseline makes of a test stimulus itself, without the brain."""
+        return self.derivatives / "baselines" / baseline / name

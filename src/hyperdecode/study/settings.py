@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "BaselineName",
     "BoldSettings",
     "DecodingSettings",
     "EvaluationSettings",
@@ -42,6 +43,9 @@ ModelName = Literal[
     "activation-19",
 ]
 """A decoder (`hyperdecode.decoding.models.MODELS`)."""
+
+BaselineName = Literal["eigenfaces", "vaegan"]
+"""What a study's reconstructions are compared with (`hyperdecode.pipeline.baselines`)."""
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
 """Value of a BIDS entity."""
@@ -253,11 +257,20 @@ class DecodingSettings(Settings):
         return self
 
 
+def _unique_baselines(names: tuple[BaselineName, ...]) -> tuple[BaselineName, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("a baseline is named twice: name each once")
+    return names
+
+
 class EvaluationSettings(Settings):
     """Inference."""
 
     n_permutations: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Permutations of the pairing of predictions and stimuli."""
+    baselines: Annotated[tuple[BaselineName, ...], Field(strict=False), AfterValidator(_unique_baselines)] = ()
+    """Other ways to make pictures, decoded to compare with: eigenfaces (512 principal components of the training faces,
+    64 px), vaegan (a VAE-GAN of 1024 latents, 128 px)."""
 
 
 def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
