@@ -23,6 +23,8 @@ Pictures = NDArray[np.uint8]
 
 MODEL_COLUMNS = ("model", "subject", "metric", "score", "low", "high", "best_blind_score")
 FACES_A_ROW = 9
+WIDEST = 0.25
+"""Of a bar, where models and subjects are few; models lie 1 apart."""
 
 
 def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -> Figure:
@@ -59,6 +61,7 @@ def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -
         _bars(axes, table[table["metric"] == metric], models, subjects)
         quiet_axes(axes, "", METRICS.get(str(metric), (str(metric), ""))[0])
         tilted = max(map(len, map(str, models))) * len(models) > 9 * width
+        axes.set_xlim(-0.6, len(models) - 0.4)
         axes.set_xticks(range(len(models)), models, fontsize=8, **({"rotation": 35, "ha": "right"} if tilted else {}))
     for axes in panels.flat[len(metrics) :]:
         axes.set_visible(False)
@@ -134,7 +137,7 @@ def beside_figure(
         "than its best possible picture; what is lost from there to the picture from the brain is what decoding lost. "
         "For a generator that made the stimuli from known latents the best possible picture is the stimulus itself."
     )
-    alt = f"{len(stimuli)} faces in columns; rows: shown, {', '.join(rows)}."
+    alt = f"{len(stimuli)} faces in columns; rows: shown; {'; '.join(rows)}."
     return Figure(f"Methods beside each other{who}", jpeg_bytes(_stacked(sheets)), caption, alt)
 
 
@@ -154,10 +157,10 @@ def _check_models(table: pd.DataFrame) -> None:
 
 
 def _bars(axes: Any, part: pd.DataFrame, models: Sequence[str], subjects: Sequence[str]) -> None:
-    width = 0.8 / len(subjects)
+    width = min(0.8 / len(subjects), WIDEST)
     for _, row in part.iterrows():
         subject = subjects.index(row["subject"])
-        x = models.index(row["model"]) - 0.4 + width * (subject + 0.5)
+        x = models.index(row["model"]) + width * (subject + 0.5 - len(subjects) / 2)
         score, low, high, blind = (float(row[key]) for key in ("score", "low", "high", "best_blind_score"))
         axes.bar(x, score, width * 0.9, color=_colour(subject), alpha=0.75)
         if not np.isnan([low, high]).any():

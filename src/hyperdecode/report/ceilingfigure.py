@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.lines import Line2D
 
 from hyperdecode.errors import UserError
 from hyperdecode.report.figures import SUBJECT_COLOURS, Figure, new_figure, png_bytes, quiet_axes
@@ -14,6 +15,8 @@ from hyperdecode.report.words import METRICS
 
 __all__ = ["ceiling_figure"]
 
+MARKERS = "osD^vP"
+MOST_TICKS = 8
 COLUMNS = ("subject", "metric", "n_repeats", "score", "low", "high")
 
 
@@ -64,18 +67,22 @@ def ceiling_figure(
             part = table[(table["metric"] == metric) & (table["subject"] == subject)].sort_values("n_repeats")
             if len(part):
                 colour = SUBJECT_COLOURS[place % len(SUBJECT_COLOURS)]
-                drawn[subject] = _line(axes, part, colour)
-                _ceiling(axes, limits.get((subject, metric), float("nan")), colour, drawn)
+                drawn[subject] = _line(axes, part, colour, MARKERS[place % len(MARKERS)])
+                ceiling = limits.get((subject, metric), float("nan"))
+                if not np.isnan(ceiling):
+                    axes.axhline(ceiling, color=colour, linewidth=1.2, linestyle="--")
+                    # In the legend dashes stand for all subjects.
+                    drawn["ceiling"] = Line2D([], [], color="#333333", linewidth=1.2, linestyle="--")
         if metric in floor:
             drawn["without the brain"] = axes.axhline(floor[metric], color="#555555", linewidth=1.1, linestyle=":")
         quiet_axes(axes, "Averaged repeats", METRICS.get(metric, (metric, ""))[0])
-        most = int(table.loc[table["metric"] == metric, "n_repeats"].max())
-        axes.set_xlim(0.5, most + 0.5)
-        axes.set_xticks(range(1, most + 1, max(1, round(most / 7))))
+        averaged = sorted({int(n) for n in table.loc[table["metric"] == metric, "n_repeats"]})
+        axes.set_xlim(0.5, averaged[-1] + 0.5)
+        # From the last one backwards, so that all repeats together have their tick.
+        axes.set_xticks(averaged[:: -max(1, -(-len(averaged) // MOST_TICKS))])
         axes.margins(y=0.08)
     for axes in panels.flat[len(metrics) :]:
         axes.set_visible(False)
-    # One grey-free sample of each: subjects by colour, then what dashed and dotted lines are.
     order = [*subjects, *(name for name in ("ceiling", "without the brain") if name in drawn)]
     figure.legend(
         [drawn[name] for name in order], order, loc="outside upper center", ncols=6, fontsize=8, frameon=False
@@ -91,17 +98,12 @@ def ceiling_figure(
     return Figure("More repeats", png_bytes(figure), caption, _alt(table, limits, metrics, subjects))
 
 
-def _line(axes: Any, part: pd.DataFrame, colour: str) -> Any:
+def _line(axes: Any, part: pd.DataFrame, colour: str, marker: str) -> Any:
     x, score = part["n_repeats"].to_numpy(int), part["score"].to_numpy(float)
     axes.fill_between(
         x, part["low"].to_numpy(float), part["high"].to_numpy(float), color=colour, alpha=0.16, linewidth=0
     )
-    return axes.plot(x, score, "o-", color=colour, markersize=3.5, linewidth=1.6)[0]
-
-
-def _ceiling(axes: Any, value: float, colour: str, drawn: dict[str, Any]) -> None:
-    if not np.isnan(value):
-        drawn["ceiling"] = axes.axhline(value, color=colour, linewidth=1.2, linestyle="--")
+    return axes.plot(x, score, marker=marker, color=colour, markersize=4, linewidth=1.6)[0]
 
 
 def _floor_words(floor: Mapping[str, float], metrics: Sequence[str]) -> str:

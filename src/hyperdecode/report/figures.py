@@ -17,8 +17,8 @@ __all__ = ["BLUE", "GREY", "ORANGE", "SUBJECT_COLOURS", "Figure", "jpeg_bytes", 
 
 ORANGE, BLUE, GREY = "#e4572e", "#1f4e9c", "#c3c8cf"
 
-SUBJECT_COLOURS = (ORANGE, BLUE, "#2f8f6b", "#8a5a9e", "#b08900", "#5b6470")
-"""One a subject, in their order; they begin again after the last."""
+SUBJECT_COLOURS = (ORANGE, BLUE, "#56b4e9", "#e69f00", "#009e73", "#cc79a7")
+"""One a subject, in their order; they begin again after the last. Told apart also by who sees fewer colours."""
 
 
 @dataclass(frozen=True)

@@ -121,9 +121,9 @@ def interpolation_pages(
     caption = (
         "Left the face decoded from the brain, right the face of the true latent, between them faces of latents on the "
         "straight line from one to the other: what would have to change. Bars: scores of the same latents on each "
-        f"attribute, from decoded (orange, top) to true (blue, bottom), from {-span:g} to {span:g} standard deviations "
-        "over the generator's faces; a bar to the right means more of it. The steps between change evenly by "
-        "construction. All test faces are shown; how well the attributes agree is tested in the tables, not here."
+        f"attribute, from decoded (orange, top) to true (blue, bottom), from \N{MINUS SIGN}{span:g} to {span:g} "
+        "standard deviations over the generator's faces; a bar to the right means more of it. The steps between change "
+        "evenly by construction. All test faces are shown; how well the attributes agree is tested in the tables, not here."
     )
     return [
         Figure(title, file, caption, _alt(values[part], attributes, names[part]))
@@ -182,8 +182,8 @@ def _headings(
         colour = _mixed(step / (steps - 1)) if step in (0, steps - 1) else INK
         pen.text((at.faces + step * (size + GAP) + size // 2, at.top // 2), text, colour, font, "mm")
     for value in (-span, 0.0, span):
+        # The font has no minus sign, so that a hyphen stands for it.
         text = f"{value:+g} SD" if value else "0"
-        text = text.replace("-", "\N{MINUS SIGN}")
         anchor = "mm" if value == 0 else ("lm" if value < 0 else "rm")
         pen.text((at.bars + round((value / span + 1) / 2 * BARS), at.top // 2), text, INK, font, anchor)
 
