@@ -8,6 +8,7 @@ from hyperdecode.evaluation.metrics import (
     correlation_scores,
     cosine_scores,
     lsim_scores,
+    norm_ratios,
     r_squared_scores,
     standardise,
 )
@@ -127,3 +128,14 @@ def test_bad_pictures_are_named(pictures):
         ssim_pairs(p[:2], t, "hyper-code")
     with pytest.raises(UserError, match="unknown SSIM protocol"):
         ssim_scores(p, t, "mine")
+
+
+def test_norm_ratio_is_the_shrinkage_in_any_direction():
+    rng = np.random.default_rng(4)
+    mean, true = rng.standard_normal(16), rng.standard_normal((5, 16))
+    ratios = norm_ratios(mean + 0.3 * (true - mean), true, mean)
+    assert np.allclose(np.diagonal(ratios), 0.3)
+    assert np.allclose(np.diagonal(norm_ratios(mean - 2 * (true - mean), true, mean)), 2)
+    assert ratios[1, 2] == pytest.approx(0.3 * np.linalg.norm(true[1] - mean) / np.linalg.norm(true[2] - mean))
+    with pytest.raises(UserError, match="1 do not"):
+        norm_ratios(true, np.vstack([true, mean]), mean)

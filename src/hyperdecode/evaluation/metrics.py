@@ -16,7 +16,9 @@ __all__ = [
     "checked_pair",
     "correlation_scores",
     "cosine_scores",
+    "feature_scores",
     "lsim_scores",
+    "norm_ratios",
     "r_squared_scores",
     "standardise",
 ]
@@ -167,6 +169,62 @@ def r_squared_scores(predicted: ArrayLike, true: ArrayLike, training_mean: Array
     if total == 0:
         raise UserError("R^2 needs stimuli that differ from the training mean, got none: check the latents")
     return 1.0 - _squared_distances(p, t) / total
+
+
+def feature_scores(predicted: ArrayLike, true: ArrayLike) -> Array:
+    """Feature similarity, ``1 / (1 + mean((predicted - true)^2))`` of a face network's features.
+
+    The authors' formula, that of `lsim_scores`: its size depends on the network's unit, so that numbers of two networks
+    cannot be compared (``fsim`` is the paper's network, ``fsim_dlib`` dlib's).
+
+    Parameters
+    ----------
+    predicted : array of shape (n_predictions, n_features)
+        Features of the reconstructions.
+    true : array of shape (n_stimuli, n_features)
+        Features of the stimuli.
+
+    Returns
+    -------
+    array of shape (n_predictions, n_stimuli)
+        Similarity of each pair.
+    """
+    return lsim_scores(predicted, true)
+
+
+def norm_ratios(predicted: ArrayLike, true: ArrayLike, training_mean: ArrayLike) -> Array:
+    """How far predictions lie from the training mean, in distances of the stimuli: ``|p_i - m| / |t_j - m|``.
+
+    It describes shrinkage and is no score: 1 is the right length in any direction, right or wrong; below 1 decoded
+    faces are more average than those shown, and the least squared error of noisy responses wants that.
+
+    Parameters
+    ----------
+    predicted : array of shape (n_predictions, n_latents)
+        Decoded latents.
+    true : array of shape (n_stimuli, n_latents)
+        Latents of the stimuli.
+    training_mean : array of shape (n_latents,)
+        Mean latent of the training stimuli.
+
+    Returns
+    -------
+    array of shape (n_predictions, n_stimuli)
+        Ratios, 0 or more.
+
+    Raises
+    ------
+    UserError
+        When a stimulus lies on the training mean.
+    """
+    p, t = checked_pair(predicted, true)
+    own, length = (np.linalg.norm(a - np.asarray(training_mean), axis=1) for a in (p, t))
+    if not np.all(length > 0):
+        raise UserError(
+            f"the norm ratio needs stimuli that differ from the training mean, {int((length == 0).sum())} do not: "
+            "check the latents"
+        )
+    return np.asarray(own[:, None] / length)
 
 
 def checked_pair(predicted: ArrayLike, true: ArrayLike) -> tuple[Array, Array]:
