@@ -20,8 +20,10 @@ from hyperdecode.decoding.dense import DenseDecoder
 from hyperdecode.errors import LeakageError, UserError, WeightFileError
 from hyperdecode.files import sha256_file
 from hyperdecode.pipeline import released as module
-from hyperdecode.pipeline.released import random_latents_test, read_released
-from hyperdecode.pipeline.reproduce import Reproduction, Settings
+from hyperdecode.pipeline.released import read_released
+from hyperdecode.pipeline.released_scores import random_latents_test
+from hyperdecode.pipeline.reproduce import Reproduction
+from hyperdecode.pipeline.reproduced import Settings
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.study.stimulus_set import read_picture
 from tests.weights import file_makers

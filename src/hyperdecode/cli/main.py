@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperdecode import __version__
-from hyperdecode.cli import attributes, decoding, experiment, faces, study, weights
+from hyperdecode.cli import attributes, decoding, experiment, faces, reproduce, study, weights
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
@@ -48,6 +48,7 @@ app.command()(preprocess)
 app.add_typer(weights.app, name="weights")
 app.add_typer(attributes.app, name="attributes")
 app.add_typer(faces.app, name="faces")
+app.add_typer(reproduce.app, name="reproduce")
 
 
 def _show_version(asked: bool) -> None:

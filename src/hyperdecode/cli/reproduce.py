@@ -12,13 +12,18 @@ from rich.table import Table
 
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force
+from hyperdecode.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Reproduce published studies from released files.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Reproduce published studies from the files that their authors released.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.callback()
@@ -29,47 +34,70 @@ def _reproduce() -> None:
 @app.command()
 def hyper2021(
     data_dir: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            help="Folder of the authors' files: data_1.dat, data_2.dat and the generator's parameters.",
+            metavar="DATA_DIR",
+            help="Folder with data_1.dat, data_2.dat and generator.params of the authors' release.",
             show_default=False,
         ),
-    ],
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where results go. Default: hyper2021-reproduced beside DATA_DIR.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where results go. Default: hyper2021-reproduced beside DATA_DIR."),
     ] = None,
     generator: Annotated[
         str | None,
         typer.Option(
-            help="Generator parameters (a file in any format of `weights import`) or a known generator's name."
+            metavar="FILE",
+            help="Generator's parameters in another format or place (formats: `hyperdecode weights import --help`), or "
+            "the name of an imported one. Default: the one such file in DATA_DIR.",
         ),
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="VGGFace2 weights of the ResNet50; without them dlib's network stands in.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="rcmalli_vggface_tf_notop_resnet50.h5, the paper's network of feature similarity. Default: that in "
+            "DATA_DIR; else dlib's network stands in, whose numbers the paper's are not compared with.",
+        ),
     ] = None,
     boundaries: Annotated[
-        Path | None, typer.Option(help="Folder of InterFaceGAN's *_boundary.npy, for correlations of attributes.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="InterFaceGAN's *_boundary.npy in z; adds how well attributes are decoded."
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Decoder beside the paper's; give it again for more. Default: weighted-ridge."),
+        typer.Option(metavar="NAME", help="Decoder beside the paper's; repeat for more. Default: weighted-ridge."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Train so many epochs: a quick look, named so in all that is written.")
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Train so many epochs instead of 1500: a quick look, named so in every output."
+        ),
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Side of the pictures. Default: the generator's full side.")
+        int | None,
+        typer.Option(min=1, metavar="PIXELS", help="Side of the pictures. Default: the generator's full side."),
     ] = None,
-    permutations: Annotated[int, typer.Option(min=100, help="Pairings drawn for each p-value.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    permutations: Annotated[int, typer.Option(min=100, metavar="N", help="Pairings drawn for each p-value.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of everything random.")] = 0,
     force: Force = False,
 ) -> None:
-    """Run the paper's decoder and ours on the released data, and print Table 1 beside the printed numbers.
+    """Run the paper's decoder and ours on the data of Dado and colleagues (2022).
 
-    The same command goes on after an interruption; nothing in the released files is executed.
+    Prints Table 1 beside the paper's numbers and writes it with a report. A second run makes only what is missing; a
+    killed run goes on. Nothing in the files is executed. How long: docs/reproduce.md.
     """
+    if data_dir is None:
+        raise UserError(
+            "which DATA_DIR? Give the folder with data_1.dat, data_2.dat and generator.params of the authors' release"
+        )
     from hyperdecode.pipeline.released import read_released
-    from hyperdecode.pipeline.reproduce import Reproduction, Settings, paper_rows, readable
+    from hyperdecode.pipeline.reproduce import Reproduction
+    from hyperdecode.pipeline.reproduce_table1 import paper_rows, readable
+    from hyperdecode.pipeline.reproduced import Settings
 
     console = Console()
     settings = Settings(
