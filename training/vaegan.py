@@ -154,8 +154,9 @@ class Trainer:
             for k, parameter in enumerate(parameters):
                 moments = {key: tensors.pop(f"{name}.{k}.{key}") for key in MOMENTS if f"{name}.{k}.{key}" in tensors}
                 if moments:
-                    moments["step"] = moments["step"].reshape(())
-                    optimizer.state[parameter] = moments
+                    # A fused step goes through memory as it lies: moments must lie there as their parameter does.
+                    kept = {key: torch.empty_like(parameter).copy_(moments[key]) for key in MOMENTS[1:]}
+                    optimizer.state[parameter] = kept | {"step": moments["step"].reshape(())}
         self.networks.load_state_dict(tensors)
 
     def save(self) -> None:

@@ -3,9 +3,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from hyperdecode.baselines import vaegan as module
 from hyperdecode.baselines.base import Baseline, best_possible
 from hyperdecode.baselines.networks import VaeGanSize
-from hyperdecode.baselines.vaegan import VaeGan, read_vaegan
+from hyperdecode.baselines.vaegan import VaeGan, load_vaegan, read_vaegan
 from hyperdecode.errors import UserError, WeightFileError
 
 SIZE = VaeGanSize(latent_dim=7, side=16, widths=(5, 6), critic=(4,))
@@ -70,3 +71,20 @@ def test_wrong_input_is_refused(model):
         model.images(np.full((1, 7), np.nan))
     with pytest.raises(UserError, match="2 widths make pictures of 16 px"):
         VaeGanSize(latent_dim=7, side=32, widths=(5, 6), critic=(4,))
+
+
+def test_an_installation_without_weights_says_how_to_make_them(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.resources, "files", lambda package: tmp_path)
+    with pytest.raises(UserError, match=r"no VAE-GAN weights: make them with `python training/vaegan.py`"):
+        load_vaegan()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "vaegan.safetensors").write_bytes(save(model.tensors()))
+    assert load_vaegan().fingerprint == model.fingerprint
+
+
+def test_the_fingerprint_tells_weights_apart(model):
+    changed = {key: value.clone() for key, value in model.tensors().items()}
+    assert VaeGan.from_tensors(changed).fingerprint == model.fingerprint
+    changed["decoder.colours.bias"][0] += 0.01
+    assert VaeGan.from_tensors(changed).fingerprint != model.fingerprint
+    assert model.latent_units.tolist() == [1.0] * 7
