@@ -24,6 +24,7 @@ from hyperdecode.fmri.mask import (
     voxel_mask,
     whole_mask,
 )
+from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.sources import BoldSource
 from hyperdecode.report.maskfigure import mask_figure
@@ -202,7 +203,9 @@ class Masking:
             save_file(chosen, temporary)
         write_table(self.files["trials"], trials)
         lowest = mask.mean_z[mask.selected]
+        chosen_on = fitted_on(f"voxel mask, most {self.bold.voxels}", split.training_rows, split.stimuli)
         return {
+            FITTED_ON: [chosen_on] if self.bold.voxels in ("active", "reliable") else [],
             "n_voxels": int(mask.selected.sum()),
             "n_dropped_nan": maps.n_dropped + mask.n_dropped_nan,
             "lowest_mean_z": float(lowest.min()) if np.isfinite(lowest).all() else None,

@@ -16,6 +16,7 @@ from hyperdecode.decoding.posterior import LatentPosterior, latent_prior
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.decode import training_data
+from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.latents import LatentSpace
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
@@ -101,6 +102,7 @@ class Uncertainty:
             "level": LEVEL,
             "latents_inside": float(inside.mean()),
             "attributes_inside": float(table["inside"].mean()) if len(table) else None,
+            FITTED_ON: _fitted_on(trials),
         }
 
     def _draw(self, subject: str, space: LatentSpace, draws: NDArray[np.float64], names: tuple[str, ...]) -> None:
@@ -108,6 +110,15 @@ class Uncertainty:
         for draw, latents in enumerate(draws):
             for name, latent in zip(names, latents, strict=True):
                 write_picture(self.layout.drawn(subject, name, draw), space.pictures(latent[None], side)[0])
+
+
+def _fitted_on(trials: DecodingTrials) -> list[dict[str, Any]]:
+    shown = trials.split.stimuli
+    facts = [fitted_on("posterior", trials.split.training_rows, shown)]
+    repeated = [shown[row] for row in trials.test_rows]
+    if len(repeated) - len(set(repeated)):
+        facts.append(fitted_on("noise of the posterior", trials.test_rows, shown, uses="scatter"))
+    return facts
 
 
 def _allowed(

@@ -22,6 +22,7 @@ from hyperdecode.fmri.design import cosine_drift, frame_times
 from hyperdecode.fmri.hrf import LIBRARY, best_hrf, choose_hrf
 from hyperdecode.fmri.quality import dvars, tsnr
 from hyperdecode.fmri.singletrial import single_trial_zmaps
+from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.sources import BoldSource, CleanSeries, KeptBold
 from hyperdecode.report.boldquality import carpet_figure
@@ -242,15 +243,21 @@ class SingleTrials:
     def _choose_hrf(self) -> dict[str, Any]:
         scores: NDArray[np.float64] | None = None
         first: CleanSeries | None = None
+        shown: list[str] = []
+        rows: list[int] = []
         with noting_warnings() as noted:
             for run in self.source.runs:
                 clean = self.source.clean(run)
+                training = self.choice.training(clean.events)
+                chosen, table = self.choice.trials(run, clean.events)
+                rows += [len(shown) + int(row) for row in np.flatnonzero(training[chosen])]
+                shown += list(table["stim_file"]) if "stim_file" in table else [""] * len(table)
                 scored = choose_hrf(
                     clean.values,
                     clean.events["onset"],
                     clean.events["duration"],
                     clean.t_r,
-                    self.choice.training(clean.events),
+                    training,
                     high_pass=clean.high_pass,
                     confounds=clean.confounds,
                     slice_time_ref=clean.slice_time_ref,
@@ -263,7 +270,11 @@ class SingleTrials:
         values = np.where(scores.any(axis=1).reshape(index.shape), index + 1, 0).astype(np.int16)
         write_image(self.hrf_map, values, first.affine, space=self._code)
         share = np.bincount(index[values > 0], minlength=len(LIBRARY)) / max(int((values > 0).sum()), 1)
-        return {"share_of_voxels": [round(float(part), 4) for part in share], "warnings": noted}
+        return {
+            "share_of_voxels": [round(float(part), 4) for part in share],
+            "warnings": noted,
+            FITTED_ON: [fitted_on("choice of the HRF", rows, shown)],
+        }
 
     def _hrf_index(self, clean: CleanSeries) -> NDArray[np.intp]:
         chosen = np.asarray(nib.load(self.hrf_map).dataobj)[clean.inside].astype(np.intp)

@@ -123,7 +123,8 @@ def interpolation_pages(
         "straight line from one to the other: what would have to change. Bars: scores of the same latents on each "
         f"attribute, from decoded (orange, top) to true (blue, bottom), from \N{MINUS SIGN}{span:g} to {span:g} "
         "standard deviations over the generator's faces; a bar to the right means more of it. The steps between change "
-        "evenly by construction. All test faces are shown; how well the attributes agree is tested in the tables, not here."
+        "evenly by construction. All test faces are shown; how well the attributes agree is tested in the tables, not "
+        "here."
     )
     return [
         Figure(title, file, caption, _alt(values[part], attributes, names[part]))
