@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 
 from hyperdecode.errors import UserError
-from hyperdecode.evaluation.blind import blind_predictions, matched_noise, random_derangement, shuffled_score
+from hyperdecode.evaluation.blind import (
+    blind_predictions,
+    matched_noise,
+    random_derangement,
+    shuffled_score,
+    typical_face,
+)
 
 
 def test_mean_and_zero():
@@ -39,3 +45,10 @@ def test_derangement_moves_every_face():
     assert sorted(random_derangement(9, 1)) == list(range(9))
     with pytest.raises(UserError):
         random_derangement(1)
+
+
+def test_the_typical_face_is_the_one_nearest_to_the_mean():
+    faces = np.array([[4.0, 0], [0, 0], [1.5, 1], [0, 3]])
+    assert typical_face(faces) == 2
+    with pytest.raises(UserError, match="typical face"):
+        typical_face(np.full((2, 2), np.nan))

@@ -7,19 +7,29 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import UserError
 
-__all__ = ["BLIND_PREDICTORS", "blind_predictions", "matched_noise", "random_derangement", "shuffled_score"]
+__all__ = [
+    "BLIND_PREDICTORS",
+    "blind_predictions",
+    "matched_noise",
+    "random_derangement",
+    "shuffled_score",
+    "typical_face",
+]
 
 Array = NDArray[np.float64]
 
-BLIND_PREDICTORS: tuple[str, ...] = ("mean", "zero", "noise", "shuffled")
-"""Training mean; zero; noise with the decoder's own mean and spread; the decoder's own outputs, paired wrongly."""
+BLIND_PREDICTORS: tuple[str, ...] = ("mean", "zero", "noise", "random", "nearest", "average", "shuffled")
+"""Training mean; zero; noise with the decoder's own mean and spread; fresh latents of the generator; the training face
+nearest to the training mean; the average of the training pictures (pictures only); the decoder's own outputs, paired
+wrongly."""
 
 
 def blind_predictions(predicted: ArrayLike, training_mean: ArrayLike, seed: int = 0) -> dict[str, Array]:
     """Latents that each blind predictor gives for the test faces.
 
-    The fourth, ``"shuffled"``, uses the decoder's own predictions with other faces' stimuli; it has an exact
-    expectation, `shuffled_score`, and so needs no latents of its own.
+    ``"shuffled"`` uses the decoder's own predictions with other faces' stimuli; it has an exact
+    expectation, `shuffled_score`, and so needs no latents of its own. ``"nearest"`` is `typical_face`, and ``"random"``
+    comes from the generator.
 
     Parameters
     ----------
@@ -67,6 +77,30 @@ def matched_noise(predicted: ArrayLike, n_draws: int = 20, seed: int = 0) -> Arr
     fresh = np.random.default_rng(seed).standard_normal((n_draws, *p.shape))
     noise: Array = p.mean(axis=0) + p.std(axis=0) * fresh
     return noise
+
+
+def typical_face(training_latents: ArrayLike) -> int:
+    """Return which training face is nearest to the training mean: a real face that any predictor may always give.
+
+    Parameters
+    ----------
+    training_latents : array of shape (n_training, n_latents)
+        Latents of the training stimuli.
+
+    Returns
+    -------
+    int
+        Its row.
+
+    Raises
+    ------
+    UserError
+        When there are none, or a value is not finite.
+    """
+    t = np.asarray(training_latents, dtype=np.float64)
+    if t.ndim != 2 or not t.size or not np.all(np.isfinite(t)):
+        raise UserError(f"the typical face needs finite training latents (n, d), got shape {t.shape}")
+    return int(np.argmin(np.sum((t - t.mean(axis=0)) ** 2, axis=1)))
 
 
 def shuffled_score(scores: ArrayLike) -> float:

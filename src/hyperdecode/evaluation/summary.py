@@ -10,47 +10,41 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.evaluation.blind import BLIND_PREDICTORS, matched_noise, random_derangement, shuffled_score
+from hyperdecode.evaluation.blind import BLIND_PREDICTORS, random_derangement, shuffled_score
 from hyperdecode.evaluation.identification import win_rates
-from hyperdecode.evaluation.metrics import (
-    checked_pair,
-    correlation_scores,
-    cosine_scores,
-    lsim_scores,
-    r_squared_scores,
-    standardise,
-)
-from hyperdecode.evaluation.permutation import pairing_permutation_test
+from hyperdecode.evaluation.latent_scores import PRIMARY_METRIC, latent_rows
+from hyperdecode.evaluation.metrics import checked_pair, feature_scores
 from hyperdecode.evaluation.pictures import (
     SSIM_PROTOCOLS,
     Pictures,
     Protocol,
+    ms_ssim_pairs,
+    ms_ssim_scores,
     pixel_correlation_scores,
     ssim_pairs,
     ssim_scores,
 )
+from hyperdecode.evaluation.presets import Preset
+from hyperdecode.evaluation.rows import TABLE_COLUMNS, Inference, Row, scored, table_of
+from hyperdecode.evaluation.structural import MS_SSIM_SMALLEST
+from hyperdecode.evaluation.whitening import Whitening
 
-__all__ = ["PRIMARY_METRIC", "TABLE_COLUMNS", "Evaluation", "evaluate_latents", "evaluate_pictures"]
+__all__ = [
+    "PRIMARY_METRIC",
+    "TABLE_COLUMNS",
+    "Evaluation",
+    "evaluate_features",
+    "evaluate_latents",
+    "evaluate_pictures",
+]
 
 Array = NDArray[np.float64]
-Scorer = Callable[[Array, Array], Array]
+Pairs = NDArray[np.intp]
 
-PRIMARY_METRIC = "identification"
-"""The metric that the verdict rests on, chosen before any data: 2-way identification of latents."""
-
-TABLE_COLUMNS: tuple[str, ...] = (
-    "metric",
-    "space",
-    "decoder",
-    *(f"blind_{name}" for name in BLIND_PREDICTORS),
-    "best_blind",
-    "best_blind_score",
-    "p_value",
-    "n_faces",
-    "n_permutations",
-)
-
-LARGEST_FULL_MATRIX = 256
+LATENT_METRICS = ("lsim", "cosine", "r_squared", "identification", "lsim_raw")
+"""Without a preset."""
+LARGEST_FULL = 2e9
+"""Pixels of all pairs above which full-size SSIM is that of the true pairs alone (half a minute of one core)."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +54,10 @@ class Evaluation:
     Attributes
     ----------
     table : pandas.DataFrame
-        One row a metric, columns `TABLE_COLUMNS`. Every metric is higher-is-better; ``p_value`` is that of
-        the pairing permutation test, NaN where it was not run; a blind predictor that was not given is NaN.
+        One row a metric, columns `TABLE_COLUMNS`: the decoder's mean score over faces with its interval ``low`` to
+        ``high`` (`hyperdecode.evaluation.bootstrap.bootstrap_interval`), the mean score of each blind predictor (NaN
+        where it was not given), the best of them, ``skill``, p, q and what the test is against (``null``). Every metric
+        is higher-is-better but ``norm_ratio``, which has no best predictor and no test.
     per_face : pandas.DataFrame
         One row a test face, one column a metric: the decoder's score of that face.
     """
@@ -86,6 +82,10 @@ def evaluate_latents(
     *,
     mean: ArrayLike | None = None,
     sd: ArrayLike | None = None,
+    whitening: Whitening | None = None,
+    blind: Mapping[str, ArrayLike] | None = None,
+    attributes: ArrayLike | None = None,
+    preset: Preset | None = None,
     n_permutations: int = 10_000,
     n_noise_draws: int = 20,
     seed: int = 0,
@@ -95,7 +95,9 @@ def evaluate_latents(
     Metrics: ``lsim``, ``cosine`` and ``r_squared`` (both from the training mean), ``identification`` (2-way, by
     correlation after subtracting the training mean; pool: all other test faces). With `mean` and `sd` these are
     taken on the generator's own scale (`hyperdecode.evaluation.metrics.standardise`), where the zero predictor is
-    the average face, and ``lsim_raw`` is added for the latents as they came.
+    the average face, and ``lsim_raw`` is added for the latents as they came. A preset may ask for more:
+    ``lsim_white`` and ``cosine_white`` (with `whitening`), ``identification_10`` and ``_36`` (with as many faces),
+    ``identification_matched`` (with `attributes`), ``norm_ratio``.
 
     Parameters
     ----------
@@ -107,12 +109,21 @@ def evaluate_latents(
         Mean latent of the training stimuli (never of the test stimuli).
     mean, sd : arrays of shape (n_latents,), optional
         Mean and standard deviation of the generator's latents.
+    whitening : Whitening, optional
+        By the generator's mean and covariance.
+    blind : mapping of str to array, optional
+        Latents of more blind predictors: ``"random"`` (n_random, n_latents), fresh ones of the generator, and
+        ``"nearest"`` (n_latents,), of the face that `hyperdecode.evaluation.blind.typical_face` chooses.
+    attributes : array of shape (n_faces, n_attributes), optional
+        Attribute scores of the test stimuli, for foils that are like them.
+    preset : Preset, optional
+        Which metrics, tested against what. Default: those of the first paragraph, by their pairing.
     n_permutations : int
         Pairings drawn for each p-value.
     n_noise_draws : int
         Draws that the noise predictor's score is averaged over.
     seed : int
-        Seed of noise and permutations.
+        Seed of noise, permutations and intervals.
 
     Returns
     -------
@@ -122,7 +133,8 @@ def evaluate_latents(
     Raises
     ------
     UserError
-        When shapes do not fit, values are not finite, or only one of `mean` and `sd` is given.
+        When shapes do not fit, values are not finite, a blind predictor is unknown, or only one of `mean` and `sd` is
+        given.
     """
     p, t, m = *checked_pair(predicted, true), np.asarray(training_mean, dtype=np.float64)
     if p.shape != t.shape or m.shape != p.shape[1:]:
@@ -132,20 +144,68 @@ def evaluate_latents(
         )
     if (mean is None) != (sd is None):
         raise UserError("standardised latents need both mean and sd of the generator's latents, got one of them")
+    given = {name: np.atleast_2d(np.asarray(values, np.float64)) for name, values in (blind or {}).items()}
+    _refuse_unknown(given, ("random", "nearest"))
+    inference = _inference(preset, n_permutations, seed)
+    metrics = LATENT_METRICS if preset is None else preset.latent_metrics
+    scale = None if mean is None or sd is None else (np.asarray(mean, np.float64), np.asarray(sd, np.float64))
+    rows = latent_rows(metrics, (p, t, m), given, scale, whitening, attributes, inference, n_noise_draws)
+    return Evaluation(*table_of(rows, inference))
 
-    rows: dict[str, tuple[dict[str, object], Array]] = {}
-    if mean is not None and sd is not None:
-        rows["lsim_raw"] = _latent_row("lsim_raw", lsim_scores, p, t, m, n_permutations, n_noise_draws, seed)
-        p, t, m = (standardise(a, mean, sd) for a in (p, t, m))
-    scorers: dict[str, Scorer] = {
-        "lsim": lsim_scores,
-        "cosine": lambda a, b: cosine_scores(a, b, m),
-        "r_squared": lambda a, b: r_squared_scores(a, b, m),
-        "identification": lambda a, b: win_rates(correlation_scores(a, b, m)),
-    }
-    for name, scorer in scorers.items():
-        rows[name] = _latent_row(name, scorer, p, t, m, n_permutations, n_noise_draws, seed)
-    return _assembled({name: rows[name] for name in (*scorers, "lsim_raw") if name in rows})
+
+def evaluate_features(
+    predicted: ArrayLike,
+    true: ArrayLike,
+    blind: Mapping[str, ArrayLike] | None = None,
+    *,
+    name: str = "fsim_dlib",
+    identification: bool = False,
+    preset: Preset | None = None,
+    n_permutations: int = 10_000,
+    seed: int = 0,
+) -> Evaluation:
+    """Judge reconstructions by a face network's features.
+
+    Parameters
+    ----------
+    predicted, true : arrays of shape (n_faces, n_features)
+        Features of reconstructions and stimuli, same order.
+    blind : mapping of str to array of shape (n_faces or 1, n_features), optional
+        Features of the pictures of blind predictors; one single row stands for all faces.
+    name : str
+        Of the feature similarity (`hyperdecode.evaluation.metrics.feature_scores`): ``"fsim"`` for the paper's network
+        alone.
+    identification : bool
+        Whether ``identification_features`` is added: 2-way, by the distance of features.
+    preset : Preset, optional
+        Its test; with one, metrics that it does not name are left out.
+    n_permutations, seed
+        As for `evaluate_latents`.
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    UserError
+        When features do not fit together or a blind predictor is unknown.
+    """
+    p, t = checked_pair(predicted, true)
+    given = {key: checked_pair(values, t)[0] for key, values in (blind or {}).items()}
+    _refuse_unknown(given, BLIND_PREDICTORS[:-1])
+    if len(p) != len(t):
+        raise UserError(f"got features of {len(p)} reconstructions and {len(t)} stimuli: give one a stimulus")
+    inference = _inference(preset, n_permutations, seed)
+    wanted = [name] + ["identification_features"] * identification
+    rows = []
+    for metric in wanted if preset is None else [one for one in wanted if one in preset.feature_metrics]:
+        scorer = _feature_win_rates if metric == "identification_features" else feature_scores
+        pool = f"{len(t) - 1} other test faces" if metric == "identification_features" else ""
+        rows.append(
+            _full_row(metric, "feature", scorer(p, t), {k: scorer(v, t) for k, v in given.items()}, inference, pool)
+        )
+    return Evaluation(*table_of(rows, inference))
 
 
 def evaluate_pictures(
@@ -154,15 +214,17 @@ def evaluate_pictures(
     blind: Mapping[str, Pictures] | None = None,
     *,
     protocols: Sequence[Protocol] = SSIM_PROTOCOLS,
+    preset: Preset | None = None,
     n_permutations: int = 10_000,
     seed: int = 0,
 ) -> Evaluation:
     """Judge reconstructed pictures.
 
     Metrics: ``ssim_hyper-paper`` and ``ssim_hyper-code`` (`hyperdecode.evaluation.pictures.ssim_scores`), ``pixcorr``
-    at 224 pixels. The whole score matrix, and with it the test and the exact expectation of the
-    shuffled predictor, is computed at up to 256 pixels; ``ssim_hyper-code`` of larger pictures has no p-value,
-    and its shuffled score is that of one random derangement.
+    at 224 pixels. A preset may ask for more: ``ms_ssim`` (of pictures of 112 pixels or more) and
+    ``identification_pixels`` (2-way, by ``pixcorr``). Where all pairs of full-size pictures have more than 2e9 pixels
+    (1024 pixels: more than 43 faces), ``ssim_hyper-code`` has no p-value, and its shuffled score is that of one random
+    derangement.
 
     Parameters
     ----------
@@ -171,14 +233,16 @@ def evaluate_pictures(
     true : uint8 array of shape (n_faces, height, width, 3)
         Stimuli, same order and size.
     blind : mapping of str to uint8 array of shape (n_faces or 1, height, width, 3), optional
-        Pictures that the generator makes of the latents of `hyperdecode.evaluation.blind.blind_predictions`
-        (``"mean"``, ``"zero"``, ``"noise"``). One single picture stands for all faces.
+        Pictures of blind predictors (all of `hyperdecode.evaluation.blind.BLIND_PREDICTORS` but ``"shuffled"``). One
+        single picture stands for all faces; for the test against random latents ``"random"`` may be any number.
     protocols : sequence of {"hyper-paper", "hyper-code"}
-        SSIM protocols.
+        SSIM protocols, where there is no preset.
+    preset : Preset, optional
+        Which metrics, tested against what.
     n_permutations : int
         Pairings drawn for each p-value.
     seed : int
-        Seed of permutations and derangement.
+        Seed of permutations, derangement and intervals.
 
     Returns
     -------
@@ -191,81 +255,85 @@ def evaluate_pictures(
         When pictures do not fit together or a blind predictor is unknown.
     """
     given = dict(blind or {})
-    unknown = sorted(set(given) - set(BLIND_PREDICTORS[:-1]))
-    if unknown:
-        raise UserError(f"unknown blind predictor {unknown[0]!r}: use {', '.join(BLIND_PREDICTORS[:-1])}")
+    _refuse_unknown(given, BLIND_PREDICTORS[:-1])
     if len(predicted) != len(true):
         raise UserError(f"got {len(predicted)} reconstructions of {len(true)} stimuli: give one a stimulus")
-    rows: dict[str, tuple[dict[str, object], Array]] = {}
-    for protocol in protocols:
-        name = f"ssim_{protocol}"
-        blind_scores = {k: float(ssim_pairs(v, true, protocol).mean()) for k, v in given.items()}
-        if protocol == "hyper-code" and max(true.shape[1:3]) > LARGEST_FULL_MATRIX:
-            rows[name] = _diagonal_row(name, predicted, true, protocol, blind_scores, seed)
+    inference = _inference(preset, n_permutations, seed)
+    metrics = (*(f"ssim_{p}" for p in protocols), "pixcorr") if preset is None else preset.picture_metrics
+    rows = []
+    for metric in metrics:
+        if metric == "ms_ssim" and min(true.shape[1:3]) < MS_SSIM_SMALLEST:
+            continue
+        if metric in ("pixcorr", "identification_pixels"):
+            scorer = pixel_correlation_scores if metric == "pixcorr" else _pixel_win_rates
+            pool = "" if metric == "pixcorr" else f"{len(true) - 1} other test faces"
+            matrices = {key: scorer(pictures, true) for key, pictures in given.items()}
+            rows.append(_full_row(metric, "picture", scorer(predicted, true), matrices, inference, pool))
         else:
-            scores = ssim_scores(predicted, true, protocol)
-            rows[name] = _row(name, "picture", scores, blind_scores, n_permutations, seed)
-    blind_scores = {k: _mean_pixel_correlation(v, true) for k, v in given.items()}
-    scores = pixel_correlation_scores(predicted, true)
-    rows["pixcorr"] = _row("pixcorr", "picture", scores, blind_scores, n_permutations, seed)
-    return _assembled(rows)
+            rows.append(_structural_row(metric, predicted, true, given, inference))
+    return Evaluation(*table_of(rows, inference))
 
 
-def _latent_row(
-    name: str, scorer: Scorer, p: Array, t: Array, m: Array, n_permutations: int, n_noise_draws: int, seed: int
-) -> tuple[dict[str, object], Array]:
-    draws = matched_noise(p, n_noise_draws, seed)
-    blind = {
-        "mean": _mean_of_pairs(scorer(np.tile(m, (len(t), 1)), t)),
-        "zero": _mean_of_pairs(scorer(np.zeros_like(t), t)),
-        "noise": float(np.mean([_mean_of_pairs(scorer(draw, t)) for draw in draws])),
-    }
-    return _row(name, "latent", scorer(p, t), blind, n_permutations, seed)
+def _structural_row(
+    metric: str, predicted: Pictures, true: Pictures, given: Mapping[str, Pictures], inference: Inference
+) -> Row:
+    """Score of a kind of SSIM: the whole matrix where it is needed and can be had, else the pairs."""
+    pairs, matrix = _structural(metric)
+    full = metric != "ssim_hyper-code" or float(true[..., 0].size) * len(true) <= LARGEST_FULL
+    whole = {"random"} if full and inference.null == "random latents" else set()
+    blind = {key: float(pairs(pictures, true).mean()) for key, pictures in given.items() if key not in whole}
+    random = matrix(given["random"], true) if whole and "random" in given else None
+    if random is not None:
+        blind["random"] = float(random.mean())
+    if full and inference.null == "pairing":
+        scores = matrix(predicted, true)
+        blind["shuffled"] = shuffled_score(scores)
+        return scored(metric, "picture", np.diagonal(scores).copy(), blind, inference, scores=scores)
+    wrong = random_derangement(len(true), inference.seed)
+    blind["shuffled"] = float(pairs(predicted[wrong], true).mean())
+    return scored(metric, "picture", pairs(predicted, true), blind, inference, random=random)
 
 
-def _row(
-    name: str, space: str, scores: Array, blind: dict[str, float], n_permutations: int, seed: int
-) -> tuple[dict[str, object], Array]:
-    test = pairing_permutation_test(scores, n_permutations, seed)
-    filled = blind | {"shuffled": shuffled_score(scores)}
-    return _entry(name, space, np.diagonal(scores).copy(), filled, test.p_value, n_permutations)
+def _structural(
+    metric: str,
+) -> tuple[Callable[[Pictures, Pictures], Array], Callable[[Pictures, Pictures], Array]]:
+    """Return the functions of true pairs and of all pairs."""
+    if metric == "ms_ssim":
+        return ms_ssim_pairs, ms_ssim_scores
+    protocol = next(p for p in SSIM_PROTOCOLS if metric == f"ssim_{p}")
+    return lambda p, t: ssim_pairs(p, t, protocol), lambda p, t: ssim_scores(p, t, protocol)
 
 
-def _diagonal_row(
-    name: str, predicted: Pictures, true: Pictures, protocol: Protocol, blind: dict[str, float], seed: int
-) -> tuple[dict[str, object], Array]:
-    wrong = ssim_pairs(predicted, true, protocol, random_derangement(len(true), seed), np.arange(len(true)))
-    filled = blind | {"shuffled": float(wrong.mean())}
-    return _entry(name, "picture", ssim_pairs(predicted, true, protocol), filled, float("nan"), 0)
+def _full_row(
+    metric: str, space: str, scores: Array, blind: Mapping[str, Array], inference: Inference, pool: str = ""
+) -> Row:
+    """Make the row of a metric whose matrices (n_predictions, n_faces) are all there."""
+    random = blind.get("random") if inference.null == "random latents" else None
+    known = {key: float((matrix if matrix is random else _own(matrix)).mean()) for key, matrix in blind.items()}
+    known["shuffled"] = shuffled_score(scores)
+    return scored(metric, space, np.diagonal(scores).copy(), known, inference, scores=scores, random=random, pool=pool)
 
 
-def _entry(
-    name: str, space: str, per_face: Array, blind: dict[str, float], p_value: float, n_permutations: int
-) -> tuple[dict[str, object], Array]:
-    best = max(blind, key=lambda key: blind[key])
-    row: dict[str, object] = {
-        "metric": name,
-        "space": space,
-        "decoder": float(per_face.mean()),
-        **{f"blind_{key}": blind.get(key, float("nan")) for key in BLIND_PREDICTORS},
-        "best_blind": best,
-        "best_blind_score": blind[best],
-        "p_value": p_value,
-        "n_faces": len(per_face),
-        "n_permutations": n_permutations,
-    }
-    return row, per_face
+def _own(scores: Array) -> Array:
+    """Score of each prediction with its own face; one single prediction goes with every face."""
+    return scores[0] if len(scores) == 1 else np.diagonal(scores).copy()
 
 
-def _assembled(rows: dict[str, tuple[dict[str, object], Array]]) -> Evaluation:
-    table = pd.DataFrame([row for row, _ in rows.values()], columns=list(TABLE_COLUMNS))
-    return Evaluation(table, pd.DataFrame({name: per_face for name, (_, per_face) in rows.items()}))
+def _feature_win_rates(predicted: Array, true: Array) -> Array:
+    return win_rates(feature_scores(predicted, true))
 
 
-def _mean_of_pairs(scores: Array) -> float:
-    return float(np.diagonal(scores).mean())
+def _pixel_win_rates(predicted: Pictures, true: Pictures) -> Array:
+    return win_rates(pixel_correlation_scores(predicted, true))
 
 
-def _mean_pixel_correlation(predicted: Pictures, true: Pictures) -> float:
-    scores = pixel_correlation_scores(predicted, true)
-    return float(scores.mean()) if len(predicted) == 1 else _mean_of_pairs(scores)
+def _inference(preset: Preset | None, n_permutations: int, seed: int) -> Inference:
+    if preset is None:
+        return Inference(n_permutations=n_permutations, seed=seed)
+    return Inference(preset.null, n_permutations, seed, preset.corrected)
+
+
+def _refuse_unknown(given: Mapping[str, object], known: Sequence[str]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UserError(f"unknown blind predictor {unknown[0]!r}: use {', '.join(known)}")
