@@ -137,6 +137,8 @@ def interval_text(row: pd.Series) -> str:
 def _decoded_words(table: pd.DataFrame) -> str:
     """Name the other metrics that beat every blind predictor and whose pairing test passes, with intervals."""
     passed = table[(table["decoder"] > table["best_blind_score"]) & (table["p_value"] < SIGNIFICANCE)]
+    if "null" in passed:  # p against random latents shows nothing about decoding
+        passed = passed[passed["null"] != "random latents"]
     words = []
     for _, row in passed[passed["metric"] != PRIMARY_METRIC].iterrows():
         metric, interval = str(row["metric"]), interval_text(row)
@@ -148,7 +150,7 @@ def _decoded_words(table: pd.DataFrame) -> str:
 
 
 def _caveats(label: str, table: pd.DataFrame) -> tuple[str, ...]:
-    lost = table[~(table["decoder"] > table["best_blind_score"])]
+    lost = table[table["decoder"] <= table["best_blind_score"]]
     return tuple(_caveat(label, row) for _, row in lost.iterrows())
 
 
