@@ -84,6 +84,13 @@ def test_bars_reach_as_far_as_their_scores():
     assert "age 0.60, smile 0.00" in page.alt
 
 
+def test_without_attributes_there_are_faces_alone():
+    (bare,) = interpolation_pages(strips(), np.zeros((5, 3, 0)), [], NAMES, size=48)
+    (full,) = pages()
+    assert opened(bare).shape[1] < opened(full).shape[1] - BARS
+    assert "attribute" not in bare.alt and "Bars" not in bare.caption and "All test faces are shown" in bare.caption
+
+
 def test_pages_keep_to_their_size_and_say_when_they_cannot():
     rng = np.random.default_rng(0)
     noisy = rng.integers(0, 256, (5, 3, 48, 48, 3)).astype(np.uint8)

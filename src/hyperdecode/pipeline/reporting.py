@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ from numpy.typing import NDArray
 import hyperdecode
 from hyperdecode.decoding.models import MODELS
 from hyperdecode.errors import UserError
-from hyperdecode.files import atomic_path, sha256_bytes
+from hyperdecode.files import atomic_path
+from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.pipeline.analyse import Analysis
+from hyperdecode.pipeline.certificate import study_certificate, training_hashes
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
 from hyperdecode.pipeline.quality import quality_figures, quality_inputs
-from hyperdecode.pipeline.records import Step, read_facts
+from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.pipeline.report_parts import Parts
 from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
+from hyperdecode.pipeline.strips import Strips
 from hyperdecode.pipeline.subjects import SubjectChain
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
 from hyperdecode.report.figures import Figure
 from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
+from hyperdecode.stimuli.duplicates import NeighbourCheck
 from hyperdecode.stimuli.schedule import REPEAT, scan_time
 from hyperdecode.study.bids import read_events
 from hyperdecode.study.config import StudyConfig
@@ -37,6 +43,7 @@ from hyperdecode.study.stimulus_set import read_picture
 __all__ = ["report_step"]
 
 STRIP_FACES = 8
+DECODER_FILES = ("latents.safetensors", "decoder.safetensors", "decoder.json")
 PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel", "scikit-image")
 
 
@@ -53,8 +60,11 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         for model in analysis.models:
             inputs += [layout.decoded(chain.label, model, name) for name in ("scores.tsv", "faces.tsv")]
             inputs += [layout.reconstruction(chain.label, model, name) for name in names]
+            inputs += [layout.decoded(chain.label, model, name) for name in DECODER_FILES]
+        inputs += [layout.subject(chain.label, name) for name in ("trials.tsv", "desc-masked_zmaps.safetensors")]
         if analysis.config.decoding.posterior:
             inputs += analysis.posterior(chain.label).outputs
+    inputs += _parts(analysis).inputs
     settings = {
         "config": analysis.config.model_dump(mode="json"),
         "version": hyperdecode.__version__,
@@ -64,19 +74,21 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 4, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
+    return Step("report", 5, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
 def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
     """Names of the steps whose records the report quotes."""
     decoded = [analysis.decode(chain.label, model).name for model in analysis.models]
-    return [*(step.name for _, step in chain.steps()), *decoded]
+    posterior = [analysis.posterior(chain.label).name] if analysis.config.decoding.posterior else []
+    return [*(step.name for _, step in chain.steps()), *decoded, *posterior]
 
 
 def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> None:
     layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
     stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
-    subjects = [_subject_report(analysis, chain, skipped) for chain in chains]
+    parts, subjects = _parts(analysis), [_subject_report(analysis, chain, skipped) for chain in chains]
+    checks = check_stimuli_apart(analysis.stimuli)
     data = ReportData(
         title=config.name,
         summary=_summary(analysis, chains),
@@ -88,7 +100,14 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         | {name: version(name) for name in PACKAGES},
         commands=[f"hyperdecode run {layout.study.name}"],
         seed=config.seed,
-        figures=[*_schedule(analysis, chains), _duplicates(analysis)],
+        figures=[*_schedule(analysis, chains), _duplicates(analysis, checks)],
+        table1=parts.table1(),
+        comparisons=parts.comparisons(stimuli, [subject.reconstructions for subject in subjects]),
+        strips=[page for chain in chains for page in _strips(analysis, chain)],
+        ceilings=parts.ceilings(),
+        certificate=study_certificate(
+            layout, config, analysis.stimuli, analysis.models, axes=_axes(analysis), checks=checks, skipped=skipped
+        ),
     )
     write_report(layout.report, data)
     tables = [
@@ -124,8 +143,27 @@ def _faces(analysis: Analysis, events: pd.DataFrame) -> pd.DataFrame:
     return faces.assign(stim_file=names, trial_type=roles)
 
 
-def _duplicates(analysis: Analysis) -> Figure:
-    checks = check_stimuli_apart(analysis.stimuli)
+def _parts(analysis: Analysis) -> Parts:
+    return Parts(analysis.layout, analysis.config, analysis.models, tuple(analysis.stimuli.names("test")))
+
+
+def _strips(analysis: Analysis, chain: SubjectChain) -> list[Figure]:
+    """Return the strips of the first decoder, drawn where they are not there yet."""
+    strips = Strips(analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
+    model = analysis.models[0]
+    run_step(strips.step(chain.label, model), analysis.layout.study, analysis.layout.records)
+    return strips.read(chain.label, model)
+
+
+def _axes(analysis: Analysis) -> str:
+    """Say where the attribute axes come from; empty where there are none."""
+    name = analysis.generator.name
+    if analysis.space.attributes is None:
+        return ""
+    return f"fitted to faces of {name}, {', '.join(attribute_spaces(name)[analysis.config.decoding.space].names)}"
+
+
+def _duplicates(analysis: Analysis, checks: Mapping[str, NeighbourCheck]) -> Figure:
     caption = duplicates_caption(checks, analysis.stimuli.names("test"))
     return Figure("Test faces are no training faces", duplicates_figure(checks), caption)
 
@@ -137,7 +175,7 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
     masked, decoded = facts[f"mask_sub-{subject}"], facts[analysis.decode(subject, model).name]
     if not masked or not decoded:
         raise UserError(f"the mask or the decoder of sub-{subject} was not finished: run the earlier steps first")
-    trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
+    parts, hashes = _parts(analysis), training_hashes(layout, analysis.stimuli, subject)
     notes = [f"{masked['n_dropped_nan']} voxels without usable values (NaN or constant) were left out of the mask."]
     n_nan = sum(int(found.get("n_nan_voxels", 0)) for found in facts.values())
     if n_nan:
@@ -154,11 +192,13 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
         ],
         draws=_draws(analysis, subject) if config.posterior else None,
         attributes=_attributes(analysis, subject) if config.posterior else None,
+        attribute_scores=parts.attributes(subject),
+        dimensions=parts.dimensions(subject),
         n_voxels=int(masked["n_voxels"]),
         n_training_trials=int(masked["n_training_trials"]),
         n_test_trials=int(masked["n_test_trials"]),
-        training_hash=_trials_hash(trials, "train"),
-        test_hash=_trials_hash(trials, "test"),
+        training_hash=hashes["train"],
+        test_hash=hashes["test"],
         mask_png=chain.masking.files["picture"].read_bytes(),
         facts={"Decoder": MODELS[model].words, **_penalty(decoded), **_stretch(decoded)},
         notes=notes,
@@ -207,11 +247,6 @@ def _stretch(decoded: dict[str, Any]) -> dict[str, str]:
         return {}
     how = "by how far repeats of a test face scatter, not by which face it was; no direction changes"
     return {"Averages stretched": f"{factor:.2f} times, {how}"}
-
-
-def _trials_hash(trials: pd.DataFrame, role: str) -> str:
-    mine = trials.loc[trials["role"] == role, ["run", "trial", "stim_file"]]
-    return sha256_bytes(mine.to_csv(index=False).encode())
 
 
 def _summary(analysis: Analysis, chains: list[SubjectChain]) -> dict[str, str]:

@@ -76,7 +76,7 @@ def interpolation_pages(
     scores : array-like of shape (n_faces, n_steps, n_attributes)
         Attribute scores of the same latents, in standard deviations over the generator's faces.
     attributes : sequence of str, length n_attributes
-        Names of the attributes.
+        Names of the attributes; none draws no bars.
     names : sequence of str, length n_faces
         Names of the faces.
     label : str
@@ -100,7 +100,7 @@ def interpolation_pages(
     """
     values = np.asarray(scores, dtype=np.float64)
     _check(pictures, values, attributes, names)
-    span = float(np.ceil(2 * max(1.0, np.abs(values).max())) / 2)
+    span = float(np.ceil(2 * np.abs(values).max(initial=1.0)) / 2)
     starts = range(0, len(pictures), max(1, faces_a_page))
     parts = [slice(start, start + max(1, faces_a_page)) for start in starts]
     sheets = [_page(pictures[part], values[part], attributes, names[part], size, span) for part in parts]
@@ -120,12 +120,15 @@ def interpolation_pages(
     ]
     caption = (
         "Left the face decoded from the brain, right the face of the true latent, between them faces of latents on the "
-        "straight line from one to the other: what would have to change. Bars: scores of the same latents on each "
-        f"attribute, from decoded (orange, top) to true (blue, bottom), from \N{MINUS SIGN}{span:g} to {span:g} "
-        "standard deviations over the generator's faces; a bar to the right means more of it. The steps between change "
-        "evenly by construction. All test faces are shown; how well the attributes agree is tested in the tables, not "
-        "here."
+        "straight line from one to the other: what would have to change. The steps between change evenly by "
+        "construction. All test faces are shown."
     )
+    if len(attributes):
+        caption += (
+            " Bars: scores of the same latents on each attribute, from decoded (orange, top) to true (blue, bottom), "
+            f"from \N{MINUS SIGN}{span:g} to {span:g} standard deviations over the generator's faces; a bar to the "
+            "right means more of it. How well the attributes agree is tested in the tables, not here."
+        )
     return [
         Figure(title, file, caption, _alt(values[part], attributes, names[part]))
         for title, file, part in zip(titles, files, parts, strict=True)
@@ -155,18 +158,19 @@ def _page(
     row = max(size, n_attributes * (2 * steps + 4)) + GAP
     faces = 2 * GAP + max(round(font.getlength(_short(name))) for name in names)
     words = faces + steps * (size + GAP) + 2 * GAP
-    bars = words + max(round(font.getlength(name)) for name in attributes) + GAP
-    places = _Places(faces, words, bars, bars + BARS + 2 * GAP, 34)
+    bars = words + max((round(font.getlength(name)) for name in attributes), default=0) + GAP
+    places = _Places(faces, words, bars, bars + BARS + 2 * GAP if n_attributes else words, 34)
     sheet = Image.new("RGB", (places.width, places.top + len(pictures) * row + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
-    _headings(pen, font, places, steps, size, span)
+    _headings(pen, font, places, steps, size, span if n_attributes else None)
     for face, name in enumerate(names):
         y = places.top + face * row
         pen.text((faces - GAP, y + row // 2), _short(name), INK, font, "rm")
         for step in range(steps):
             picture = Image.fromarray(pictures[face, step]).resize((size, size), Image.Resampling.LANCZOS)
             sheet.paste(picture, (faces + step * (size + GAP), y + (row - GAP - size) // 2))
-        _bars(pen, font, places, y, row - GAP, scores[face], attributes, span)
+        if n_attributes:
+            _bars(pen, font, places, y, row - GAP, scores[face], attributes, span)
     return sheet
 
 
@@ -176,17 +180,17 @@ def _headings(
     at: _Places,
     steps: int,
     size: int,
-    span: float,
+    span: float | None,
 ) -> None:
     for step in range(steps):
         text = {0: "decoded", steps - 1: "true"}.get(step, f"{step / (steps - 1):.0%}")
         colour = _mixed(step / (steps - 1)) if step in (0, steps - 1) else INK
         pen.text((at.faces + step * (size + GAP) + size // 2, at.top // 2), text, colour, font, "mm")
-    for value in (-span, 0.0, span):
+    for value in () if span is None else (-span, 0.0, span):
         # The font has no minus sign, so that a hyphen stands for it.
         text = f"{value:+g} SD" if value else "0"
         anchor = "mm" if value == 0 else ("lm" if value < 0 else "rm")
-        pen.text((at.bars + round((value / span + 1) / 2 * BARS), at.top // 2), text, INK, font, anchor)
+        pen.text((at.bars + round((value / float(span or 1) + 1) / 2 * BARS), at.top // 2), text, INK, font, anchor)
 
 
 def _bars(
@@ -227,9 +231,14 @@ def _alt(scores: NDArray[np.float64], attributes: Sequence[str], names: Sequence
     between = ", ".join(
         f"{name} {np.abs(scores[:, -1, k] - scores[:, 0, k]).mean():.2f}" for k, name in enumerate(attributes)
     )
-    return (
+    faces = (
         f"{len(names)} faces, {_short(names[0])} to {_short(names[-1])}, each in {scores.shape[1]} steps from decoded "
-        f"to true, with bars of attribute scores. Mean distance from decoded to true in standard deviations: {between}."
+        "to true"
+    )
+    if not len(attributes):
+        return f"{faces}."
+    return (
+        f"{faces}, with bars of attribute scores. Mean distance from decoded to true in standard deviations: {between}."
     )
 
 
@@ -240,7 +249,7 @@ def _check(pictures: Pictures, scores: NDArray[np.float64], attributes: Sequence
             f"{pictures.dtype} of shape {pictures.shape}"
         )
     expected = (*pictures.shape[:2], len(attributes))
-    if scores.shape != expected or len(names) != len(pictures) or not len(names) or not len(attributes):
+    if scores.shape != expected or len(names) != len(pictures) or not len(names):
         raise UserError(
             f"{len(pictures)} strips came with {len(names)} names and attribute scores of shape {scores.shape}: give "
             f"one name a face and scores of shape {expected}"

@@ -46,5 +46,9 @@ def published_table() -> pd.DataFrame:
 
 
 def paper_metric(metric: str) -> str:
-    """Return the paper's metric that one of ours varies: ``"ssim"`` for ``"ssim_hyper-paper"``, say."""
-    return metric.split("_")[0]
+    """Return the paper's metric that one of ours is: ``"ssim"`` for ``"ssim_hyper-paper"``.
+
+    What the paper does not have keeps its name: ``"lsim_raw"``, or feature similarity of another network
+    (``"fsim_dlib"``), whose numbers cannot be compared.
+    """
+    return "ssim" if metric.startswith("ssim_hyper-") else metric

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,9 @@ def table1(scores: pd.DataFrame, p_values: pd.DataFrame | None = None) -> pd.Dat
     return table.iloc[np.lexsort(order)].reset_index(drop=True)[[*TABLE1_COLUMNS, *extra]]
 
 
-def table1_html(table: pd.DataFrame, *, published: bool = True) -> Markup:
+def table1_html(
+    table: pd.DataFrame, *, published: bool = True, published_as: Mapping[str, str] | None = None
+) -> Markup:
     """Write the table for the report: a row a metric and method, columns for each subject, then the paper's.
 
     Parameters
@@ -76,6 +78,8 @@ def table1_html(table: pd.DataFrame, *, published: bool = True) -> Markup:
         From `table1`.
     published : bool
         Whether the paper's numbers stand in columns of their own.
+    published_as : mapping of str to str, optional
+        A method of the table to the method of the paper whose numbers stand beside it, where its name is another.
 
     Returns
     -------
@@ -94,7 +98,8 @@ def table1_html(table: pd.DataFrame, *, published: bool = True) -> Markup:
             name = Markup('<th scope="row">{}<small>{}</small></th>').format(*_metric_words(str(metric)))
             first = name if place == 0 else Markup('<th scope="row" aria-label="{}"></th>').format(_label(str(metric)))
             ours = [_cells(cells.get((method, subject, metric))) for subject in subjects]
-            theirs = [_paper_cell(paper.get((method, s, paper_metric(str(metric))))) for s in ("S1", "S2") if published]
+            key = (published_as or {}).get(str(method), str(method))
+            theirs = [_paper_cell(paper.get((key, s, paper_metric(str(metric))))) for s in ("S1", "S2") if published]
             method_cell = Markup('<td style="text-align:left">{}</td>').format(METHOD_WORDS.get(method, method))
             rows.append(Markup("<tr>{}{}{}{}</tr>").format(first, method_cell, _join(ours), _join(theirs)))
     return Markup(
