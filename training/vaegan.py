@@ -211,9 +211,9 @@ class Trainer:
         return {"critic": float(loss.detach())}
 
 
-def training_pictures() -> list[NDArray[np.uint8]]:
+def training_pictures(pool_faces: int = POOL) -> list[NDArray[np.uint8]]:
     """Untruncated faces of the pool, and truncated ones."""
-    pool = [load_file(path)["pictures"] for path in pool_chunks(load_generator(NAME), POOL)]
+    pool = [load_file(path)["pictures"] for path in pool_chunks(load_generator(NAME), pool_faces)]
     truncated = [load_file(path)["pictures"] for path in sorted(truncated_path("truncated", 0).parent.glob("trunc*"))]
     if not truncated:
         raise SystemExit("no truncated faces: run `python training/vaegan.py render` first")
@@ -230,10 +230,10 @@ def batch(kinds: list[NDArray[np.uint8]], rng: np.random.Generator) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def train(work: Path, steps: int, gan_from: int, hours: float) -> None:
+def train(work: Path, steps: int, gan_from: int, hours: float, pool_faces: int = POOL) -> None:
     """Train until `steps` are taken or `hours` have passed, with a checkpoint every five minutes."""
     work.mkdir(parents=True, exist_ok=True)
-    trainer, kinds = Trainer(work), training_pictures()
+    trainer, kinds = Trainer(work), training_pictures(pool_faces)
     print(f"{[len(kind) for kind in kinds]} faces, from step {trainer.step}", flush=True)
     start = saved = noted = time.perf_counter()
     end = start + 3600 * hours
@@ -293,6 +293,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("render", "train", "evaluate", "export"))
     parser.add_argument("--work", type=Path, default=cache_dir() / "vaegan", help="folder of the checkpoint")
     parser.add_argument("--faces", type=int, default=4000, help="truncated faces to render")
+    parser.add_argument("--pool", type=int, default=POOL, help="untruncated faces to train on")
     parser.add_argument("--steps", type=int, default=30_000)
     parser.add_argument("--gan-from", type=int, default=20_000, help="step from which the discriminator is used")
     parser.add_argument("--hours", type=float, default=24, help="stop after so long; run again to go on")
@@ -302,7 +303,7 @@ def main() -> None:
     if args.stage == "render":
         render(args.faces)
     elif args.stage == "train":
-        train(args.work, args.steps, args.gan_from, args.hours)
+        train(args.work, args.steps, args.gan_from, args.hours, args.pool)
     elif args.stage == "evaluate":
         model = averaged(Trainer(args.work))
         sheet(model, args.work / "held-out.png")

@@ -133,7 +133,7 @@ def test_batches_take_half_of_each_kind_and_mirror(monkeypatch):
 def test_train_stops_saves_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(vaegan, "BATCH", 8)
     monkeypatch.setattr(vaegan, "VaeGanSize", lambda: SIZE)
-    monkeypatch.setattr(vaegan, "training_pictures", lambda: [faces(), faces(seed=1)])
+    monkeypatch.setattr(vaegan, "training_pictures", lambda _: [faces(), faces(seed=1)])
     monkeypatch.setattr(vaegan, "held_out_figures", lambda model: {"r2": float(model.latent_dim)})
     vaegan.train(tmp_path, 3, 2, hours=0)
     assert Trainer(tmp_path).step == 0, "no time, no step"
