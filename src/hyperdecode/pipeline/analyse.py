@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from hyperdecode.evaluation.blind import matched_noise
-from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
 from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.blind_faces import BlindFaces
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.latents import LatentSpace
 from hyperdecode.pipeline.records import Step
-from hyperdecode.pipeline.seeds import derived_seed
+from hyperdecode.pipeline.scoring import Scoring
 from hyperdecode.pipeline.uncertainty import Uncertainty
 from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
-from hyperdecode.study.stimulus_set import StimulusSet, read_picture, write_picture
+from hyperdecode.study.stimulus_set import StimulusSet, write_picture
 
 __all__ = ["Analysis"]
 
@@ -74,16 +69,19 @@ class Analysis:
         return [("reconstruct", self.reconstruct(subject, model)), ("evaluate", self.evaluate(subject, model))]
 
     def full_stimuli(self) -> Step:
-        """Test stimuli at full resolution, to set reconstructions beside."""
+        """Pictures to set reconstructions beside: test stimuli at full resolution, faces of blind predictors."""
         names = self.stimuli.names("test")
-        outputs = tuple(self.layout.full_stimulus(name) for name in names)
-        settings = {"generator": self.generator.fingerprint}
-        latents = self.stimuli.folder / "latents.safetensors"
+        stimuli = tuple(self.layout.full_stimulus(name) for name in names)
+        blind = BlindFaces(self.layout, self.config, self.stimuli, self.generator)
+        settings = {"generator": self.generator.fingerprint, **blind.settings}
+        # The manifest holds the hash of every training picture.
+        inputs = tuple(self.stimuli.folder / name for name in ("latents.safetensors", "manifest.tsv"))
 
         def work() -> None:
-            self._write_pictures(list(outputs), self.stimuli.latents(names, "w"))
+            self._write_pictures(list(stimuli), self.stimuli.latents(names, "w"))
+            blind.write()
 
-        return Step("full_stimuli", 1, settings, (latents,), outputs, work)
+        return Step("full_stimuli", 2, settings, inputs, (*stimuli, *blind.paths), work)
 
     def reconstruct(self, subject: str, model: str) -> Step:
         """Pictures of the decoded latents at full resolution."""
@@ -99,51 +97,7 @@ class Analysis:
 
     def evaluate(self, subject: str, model: str) -> Step:
         """Scores beside blind predictors, with permutation tests of the pairing."""
-        names = self.stimuli.names("test")
-        decoded = self.layout.decoded(subject, model, "latents.safetensors")
-        pictures = [self.layout.reconstruction(subject, model, name) for name in names]
-        pictures += [self.layout.full_stimulus(name) for name in names]
-        outputs = tuple(self.layout.decoded(subject, model, name) for name in ("scores.tsv", "faces.tsv"))
-        settings = {
-            **self.config.evaluation.model_dump(exclude={"baselines"}),
-            "seed": derived_seed(self.config.seed, "permutation", subject),
-        }
-        work = partial(self._evaluate, subject, model, settings["seed"])
-        return Step(f"evaluate_sub-{subject}_{model}", 1, settings, (decoded, *pictures), outputs, work)
-
-    def _evaluate(self, subject: str, model: str, seed: int) -> dict[str, Any]:
-        latents = load_file(self.layout.decoded(subject, model, "latents.safetensors"))
-        n_permutations = self.config.evaluation.n_permutations
-        mean, sd = self.space.scale
-        judged = evaluate_latents(
-            latents["predicted"],
-            latents["true"],
-            latents["training_mean"],
-            mean=mean,
-            sd=sd,
-            n_permutations=n_permutations,
-            seed=seed,
-        )
-        names = self.stimuli.names("test")
-        made = np.stack([read_picture(self.layout.reconstruction(subject, model, name)) for name in names])
-        shown = np.stack([read_picture(self.layout.full_stimulus(name)) for name in names])
-        blind = {
-            "mean": self.space.pictures(latents["training_mean"][None]),
-            "zero": self.space.pictures(mean[None]),
-            "noise": self.space.pictures(matched_noise(latents["drawn"], 1, seed)[0]),
-        }
-        judged = judged.joined(evaluate_pictures(made, shown, blind, n_permutations=n_permutations, seed=seed))
-        self._write_scores(subject, model, judged, names)
-        return {}
-
-    def _write_scores(self, subject: str, model: str, judged: Evaluation, names: list[str]) -> None:
-        table = judged.table.copy()
-        table.insert(0, "subject", f"sub-{subject}")
-        table.insert(1, "model", model)
-        write_table(self.layout.decoded(subject, model, "scores.tsv"), table)
-        faces = judged.per_face.copy()
-        faces.insert(0, "stim_file", names)
-        write_table(self.layout.decoded(subject, model, "faces.tsv"), faces)
+        return Scoring(self.layout, self.config, self.stimuli, self.generator).step(subject, model)
 
     def _write_pictures(self, paths: list[Path], w: torch.Tensor) -> None:
         for path, row in zip(paths, w, strict=True):

@@ -266,6 +266,9 @@ def _unique_baselines(names: tuple[BaselineName, ...]) -> tuple[BaselineName, ..
 class EvaluationSettings(Settings):
     """Inference."""
 
+    preset: Literal["strict", "hyper-paper", "hyper-code"] = "strict"
+    """What predictions are judged by: strict (all metrics, p by permuting the pairing), or the metrics of Dado et al.
+    (2022) by their text (hyper-paper) or their program (hyper-code), with their p, against random latents."""
     n_permutations: Annotated[int, Field(ge=100, le=10_000_000)] = 10_000
     """Permutations of the pairing of predictions and stimuli."""
     baselines: Annotated[tuple[BaselineName, ...], Field(strict=False), AfterValidator(_unique_baselines)] = ()
