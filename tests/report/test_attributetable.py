@@ -6,7 +6,7 @@ import pytest
 
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.attribute_scores import attribute_table
-from hyperdecode.report.attributetable import attributes_html, decoded_attributes, dimensions_words
+from hyperdecode.report.attributetable import attributes_html, attributes_words, dimensions_words
 from tests.report.test_build import Page
 
 
@@ -28,13 +28,15 @@ def test_a_row_an_attribute_with_all_that_was_computed(table):
     html = attributes_html(table)
     assert html.count("score beats") == 1 and "smile &lt;b&gt;" in html and "<b>" not in html
     assert "nan" not in text and "not tested" in text and "Ceiling" not in text
-    assert decoded_attributes(table) == ["age"]
+    assert attributes_words(table) == f"attributes decoded with q < 0.05: age (r = {age['r']:.3f}), of 3 tested."
     assert "Ceiling" in attributes_html(table.assign(ceiling=[0.9, np.nan, 0.8]))
 
 
 def test_a_negative_correlation_is_nothing_decoded(table):
     turned = table.assign(r=-table["r"], q_value=0.001)
-    assert "age" not in decoded_attributes(turned) and attributes_html(turned).count("score beats") <= 1
+    assert "age" not in attributes_words(turned)
+    assert attributes_words(table.assign(q_value=0.5)) == "none of 3 attributes was decoded (q < 0.05)."
+    assert attributes_html(turned).count("score beats") <= 1
 
 
 def test_dimensions_are_a_sentence():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import hyperdecode
 from hyperdecode.decoding.models import MODELS
 from hyperdecode.errors import UserError
+from hyperdecode.evaluation.presets import preset_words
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.pipeline.analyse import Analysis
@@ -105,6 +106,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         comparisons=parts.comparisons(stimuli, [subject.reconstructions for subject in subjects]),
         strips=[page for chain in chains for page in _strips(analysis, chain)],
         ceilings=parts.ceilings(),
+        preset=_preset(config),
         certificate=study_certificate(
             layout, config, analysis.stimuli, analysis.models, axes=_axes(analysis), checks=checks, skipped=skipped
         ),
@@ -141,6 +143,12 @@ def _faces(analysis: Analysis, events: pd.DataFrame) -> pd.DataFrame:
     names = [Path(str(name)).name for name in faces["stim_file"]]
     roles = np.where(faces["trial_type"] == REPEAT, REPEAT, analysis.stimuli.roles(names))
     return faces.assign(stim_file=names, trial_type=roles)
+
+
+def _preset(config: StudyConfig) -> str:
+    """Say which preset of metrics the study is judged by; empty where its settings name none."""
+    name = getattr(config.evaluation, "preset", "")
+    return preset_words(name) if name else ""
 
 
 def _parts(analysis: Analysis) -> Parts:

@@ -13,7 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.report.table1 import p_text
 from hyperdecode.report.words import score_text
 
-__all__ = ["LEVEL", "attributes_html", "decoded_attributes", "dimensions_words"]
+__all__ = ["LEVEL", "attributes_html", "attributes_words", "dimensions_words"]
 
 LEVEL = 0.05
 COLUMNS = (
@@ -57,10 +57,13 @@ def attributes_html(table: pd.DataFrame | None, dimensions: pd.DataFrame | None 
     ).format(head, rows, _note(table, has_ceiling), said)
 
 
-def decoded_attributes(table: pd.DataFrame, level: float = LEVEL) -> list[str]:
-    """Return the attributes with r above 0 whose q-value is below `level`, in the table's order."""
+def attributes_words(table: pd.DataFrame, level: float = LEVEL) -> str:
+    """Say of which attributes the decoded scores follow the true ones: r above 0 and a q-value below `level`."""
     found = table[(table["q_value"] < level) & (table["r"] > 0)]
-    return [str(name) for name in found["attribute"]]
+    names = [f"{row['attribute']} (r = {score_text('', float(row['r']))})" for _, row in found.iterrows()]
+    if not names:
+        return f"none of {len(table)} attributes was decoded (q < {level:g})."
+    return f"attributes decoded with q < {level:g}: {', '.join(names)}, of {len(table)} tested."
 
 
 def dimensions_words(table: pd.DataFrame, level: float = LEVEL) -> str:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
 import numpy as np
-import pandas as pd
 
-from hyperdecode.evaluation.summary import PRIMARY_METRIC
 from hyperdecode.files import write_text
 from hyperdecode.report.attributetable import attributes_html
 from hyperdecode.report.certificate import certificate_html
 from hyperdecode.report.credible import coverage_words, credible_view
 from hyperdecode.report.data import ModelReport, ReportData, SubjectReport
 from hyperdecode.report.models import beside_view
-from hyperdecode.report.table1 import p_text
+from hyperdecode.report.scoretable import about_tests, score_rows
 from hyperdecode.report.uris import data_uri, jpeg_uri
-from hyperdecode.report.verdict import interval_text, subject_verdict, verdict
-from hyperdecode.report.words import BLIND_WORDS, FACE_METRICS, METRICS, score_text
+from hyperdecode.report.verdict import subject_verdict, verdict
+from hyperdecode.report.words import FACE_METRICS, METRICS, score_text
 
 __all__ = ["ModelReport", "ReportData", "SubjectReport", "render_report", "write_report"]
 
@@ -30,7 +27,6 @@ FITTED = (
     "Voxel mask, voxel scaling, decoder and its penalty were fitted on training trials only; test trials were used "
     "once, for the scores above."
 )
-BLIND = "blind_"
 
 
 def write_report(path: str | os.PathLike[str], data: ReportData, picture_size: int = 384) -> Path:
@@ -64,9 +60,10 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
         lstrip_blocks=True,
     )
     tables = {s.label: s.table for s in data.subjects}
+    attributes = {s.label: s.attribute_scores for s in data.subjects if s.attribute_scores is not None}
     return environment.get_template("report.html.j2").render(
         data=data,
-        verdict=verdict(tables, data.certificate, data.preset),
+        verdict=verdict(tables, data.certificate, data.preset, attributes),
         subjects=[_subject_view(s) for s in data.subjects],
         fitted_words=data.fitted_words or FITTED,
         certificate=None if data.certificate is None else certificate_html(data.certificate),
@@ -75,26 +72,6 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
         metrics=METRICS,
         n_columns=1 + sum(1 + len(s.beside) for s in data.subjects),
     )
-
-
-@dataclass(frozen=True)
-class _Cell:
-    label: str
-    text: str
-    best: bool
-    position: float | None
-
-
-@dataclass(frozen=True)
-class _ScoreRow:
-    label: str
-    meaning: str
-    decoder: _Cell
-    interval: str
-    blind: tuple[_Cell, ...]
-    p: str
-    beats: bool
-    primary: bool
 
 
 def _subject_view(subject: SubjectReport) -> dict[str, object]:
@@ -109,9 +86,8 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
     return {
         "label": subject.label,
         "decoded": subject_verdict(subject.label, subject.table).decoded,
-        "rows": sorted((_score_row(row) for _, row in subject.table.iterrows()), key=lambda row: not row.primary),
-        "n_faces": int(subject.table["n_faces"].max()),
-        "n_permutations": int(subject.table["n_permutations"].max()),
+        "rows": score_rows(subject.table),
+        "tests": about_tests(subject.table),
         "mask": data_uri(subject.mask_png, "png") if subject.mask_png else None,
         "facts": facts,
         "notes": list(subject.notes),
@@ -121,31 +97,6 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
         "attributes": attributes_html(subject.attribute_scores, subject.dimensions),
         "coverage": coverage_words(subject.attributes) if subject.attributes is not None else "",
     }
-
-
-def _score_row(row: pd.Series) -> _ScoreRow:
-    name = str(row["metric"])
-    label, meaning = METRICS.get(name, (name, ""))
-    blind = [str(key).removeprefix(BLIND) for key in row.index if str(key).startswith(BLIND)]
-    return _ScoreRow(
-        label=label,
-        meaning=meaning,
-        decoder=_cell(name, "decoder", float(row["decoder"]), False),
-        interval=interval_text(row),
-        blind=tuple(
-            _cell(name, BLIND_WORDS.get(key, key), float(row[BLIND + key]), key == str(row["best_blind"]))
-            for key in blind
-        ),
-        p=p_text(float(row["p_value"])),
-        beats=bool(row["decoder"] > row["best_blind_score"]),
-        primary=name == PRIMARY_METRIC,
-    )
-
-
-def _cell(metric: str, label: str, value: float, best: bool) -> _Cell:
-    """One score in words, and its place in per cent of an axis from 0 to 1 (every metric's best is 1)."""
-    position = None if math.isnan(value) else 100 * min(max(value, 0.0), 1.0)
-    return _Cell(label, score_text(metric, value), best, position)
 
 
 def _face_metric_names(data: ReportData) -> list[str]:

@@ -24,7 +24,9 @@ def beside_view(subject: SubjectReport) -> dict[str, object]:
             float(table.loc[metric, "decoder"]) if metric in table.index else float("nan")
             for table in by_metric.values()
         ]
-        best = int(np.nanargmax(values)) if not np.isnan(values).all() else -1
+        # Of a number without a best blind predictor (the length of latents, say) more is not better.
+        ranked = not np.isnan(values).all() and not np.isnan(by_metric[subject.model].loc[metric, "best_blind_score"])
+        best = int(np.nanargmax(values)) if ranked else -1
         cells = [(score_text(metric, value), place == best) for place, value in enumerate(values)]
         rows.append((METRICS.get(metric, (metric, ""))[0], cells))
     return {

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hyperdecode.errors import UserError
+from hyperdecode.evaluation.group import group_test
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
+from hyperdecode.report.attributetable import attributes_words
 from hyperdecode.report.certificate import Certificate
 from hyperdecode.report.words import BLIND_WORDS, metric_label, score_text
 
 __all__ = ["SIGNIFICANCE", "Verdict", "interval_text", "subject_verdict", "verdict"]
 
 SIGNIFICANCE = 0.05
+CHANCE = 0.5
+"""Of 2-way identification."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,12 @@ def subject_verdict(label: str, table: pd.DataFrame) -> Verdict:
     return Verdict(beats and significant, sentence, caveats=_caveats(label, table))
 
 
-def verdict(tables: Mapping[str, pd.DataFrame], certificate: Certificate | None = None, preset: str = "") -> Verdict:
+def verdict(
+    tables: Mapping[str, pd.DataFrame],
+    certificate: Certificate | None = None,
+    preset: str = "",
+    attributes: Mapping[str, pd.DataFrame] | None = None,
+) -> Verdict:
     """Judge a study.
 
     Parameters
@@ -92,6 +101,8 @@ def verdict(tables: Mapping[str, pd.DataFrame], certificate: Certificate | None 
         What was fitted on which trials: where that were test trials, no score is evidence.
     preset : str
         Sentence on the preset that the evaluation followed; it ends the details.
+    attributes : mapping of str to pandas.DataFrame, optional
+        Attribute scores of subjects (`hyperdecode.evaluation.attribute_scores.attribute_table`).
 
     Returns
     -------
@@ -110,7 +121,12 @@ def verdict(tables: Mapping[str, pd.DataFrame], certificate: Certificate | None 
         opening = f"What was seen was decoded from the responses of {who}."
     else:
         opening = f"What was seen was decoded in {passed} of {len(each)} subjects only."
-    details = [*(v.sentence for v in each), *([preset] if preset else [])]
+    details = [v.sentence for v in each]
+    if len(each) > 1:
+        details.append(_over_subjects(tables))
+    details += [f"{label}: {attributes_words(table)}" for label, table in (attributes or {}).items() if len(table)]
+    if preset:
+        details.append(preset)
     leaked = certificate is not None and certificate.leaked
     if leaked:
         opening = (
@@ -132,6 +148,13 @@ def interval_text(row: pd.Series) -> str:
         return ""
     metric = str(row["metric"])
     return f"{score_text(metric, low)} to {score_text(metric, high)}"
+
+
+def _over_subjects(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Say what the subjects' tests show together."""
+    rows = [table[table["metric"] == PRIMARY_METRIC].iloc[0] for table in tables.values()]
+    p_values, scores = ([float(row[name]) for row in rows] for name in ("p_value", "decoder"))
+    return f"Over subjects: {group_test(p_values, scores, CHANCE, SIGNIFICANCE).words}"
 
 
 def _decoded_words(table: pd.DataFrame) -> str:
