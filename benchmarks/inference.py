@@ -1,0 +1,214 @@
+"""How often each test rejects on subjects whose brain tells nothing of the faces (Type I error).
+
+    python benchmarks/inference.py [--subjects N] [--seed N] [--json]
+
+Simulated null subjects at the level of trials: `RidgeDecoder(cv=5)` is fitted to training trials and decodes 36 test
+faces from averages of 14 trials, which have nothing to do with the faces' latents. Three kinds:
+
+- ``noise``: training and test responses are noise (correlated voxels);
+- ``clusters``: the same decoders; the responses to test faces fall into four clusters, as those of four sessions would;
+- ``other faces``: a decoder that works; the test responses are those to other faces than the ones it is judged on, so
+  that the predictions are as correlated with each other as real ones are.
+
+Rates are of p <= 0.05, with their exact binomial 95 % intervals. A primary test meets its goal at 3.5 to 6.5 %; 4000
+subjects tell a rate to 0.7 %. Of procedures that guard a family (Benjamini-Hochberg and the largest statistic), and of those
+that combine subjects, the level is an upper bound: they miss it where the whole interval lies above 5 %. The last rows
+of each kind are tests that are *not* valid, and must be caught: comparison with random latents, and a binomial test
+that takes pairs of faces for independent trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from hyperdecode.decoding.ridge import RidgeDecoder
+from hyperdecode.errors import DataWarning
+from hyperdecode.evaluation.attribute_scores import attribute_table
+from hyperdecode.evaluation.corrections import max_statistic_test
+from hyperdecode.evaluation.group import group_test
+from hyperdecode.evaluation.identification import win_rates
+from hyperdecode.evaluation.metrics import correlation_scores, cosine_scores, lsim_scores
+from hyperdecode.evaluation.paper_null import pairs_binomial_test, random_latent_test
+from hyperdecode.evaluation.permutation import null_statistics
+from hyperdecode.threads import set_threads
+
+LEVEL = 0.05
+GOAL = (0.035, 0.065)
+N_TRAIN, N_VOXELS, N_LATENTS = 100, 60, 16
+N_FACES, N_REPEATS, N_CLUSTERS = 36, 14, 4
+N_PERMUTATIONS, N_RANDOM = 399, 200
+ATTRIBUTES = ("gender", "age", "eyeglasses", "smile", "pose")
+
+KINDS = ("noise", "clusters", "other faces")
+PRIMARY = {
+    "identification": "identification, permutation of the pairing",
+    "cosine": "cosine, permutation of the pairing",
+    "lsim": "latent similarity, permutation of the pairing",
+    "student": "correlation of an attribute, Student's t",
+    "attribute": "correlation of an attribute, permutation of the pairing",
+}
+FAMILIES = {
+    "bh": "any of five attributes, Benjamini-Hochberg",
+    "max": "any of three metrics, largest statistic",
+    "fisher": "two subjects, Fisher's combination",
+    "population": "four subjects, t-test over subjects",
+    "claim": "four subjects, any claim of the group test",
+}
+INVALID = {
+    "paper": "latent similarity against random latents (NOT valid)",
+    "mean": "the same, of a predictor that always says the training mean (NOT valid)",
+    "binomial": "identification, pairs as independent trials (NOT valid)",
+}
+
+Array = NDArray[np.float64]
+Role = Literal["primary", "family", "invalid"]
+
+
+@dataclass(frozen=True)
+class World:
+    """What subjects share: attributes, random latents of the generator, and how voxels hang together."""
+
+    normals: Array
+    random: Array
+    mixing: Array
+
+    @classmethod
+    def make(cls, seed: int) -> World:
+        """Make it."""
+        rng = np.random.default_rng((seed, 0))
+        normals = rng.standard_normal((N_LATENTS, len(ATTRIBUTES)))
+        distance = np.abs(np.subtract.outer(np.arange(N_VOXELS), np.arange(N_VOXELS)))
+        mixing = np.linalg.cholesky(0.8**distance)
+        return cls(normals / np.linalg.norm(normals, axis=0), rng.standard_normal((N_RANDOM, N_LATENTS)), mixing)
+
+
+def null_subject(world: World, rng: np.random.Generator) -> dict[str, tuple[Array, Array, Array]]:
+    """Return predictions, true latents of the test faces and mean of the training latents, by kind."""
+    train, test, others = (rng.standard_normal((n, N_LATENTS)) for n in (N_TRAIN, N_FACES, N_FACES))
+    noise = rng.standard_normal((N_TRAIN, N_VOXELS)) @ world.mixing.T
+    averages = rng.standard_normal((N_FACES, N_VOXELS)) @ world.mixing.T / N_REPEATS**0.5
+    clusters = rng.standard_normal((N_CLUSTERS, N_VOXELS)) @ world.mixing.T
+    tuning = 0.8 ** np.arange(N_LATENTS)[:, None] * rng.standard_normal((N_LATENTS, N_VOXELS))
+    blind, seeing = (_decoder().fit(x, train) for x in (noise, train @ tuning + 3 * noise))
+    responses = {
+        "noise": (blind, averages),
+        "clusters": (blind, averages + clusters[rng.integers(N_CLUSTERS, size=N_FACES)]),
+        "other faces": (seeing, others @ tuning + 3 * averages),
+    }
+    centre = train.mean(axis=0)
+    return {kind: (decoder.predict(x), test, centre) for kind, (decoder, x) in responses.items()}
+
+
+def _decoder() -> RidgeDecoder:
+    return RidgeDecoder(cv=5)
+
+
+def tested(world: World, predicted: Array, true: Array, centre: Array, seed: int) -> dict[str, float]:
+    """Return the p of every test of one subject, and the accuracy."""
+    scores = correlation_scores(predicted, true, centre)
+    matrices = np.stack([win_rates(scores), cosine_scores(predicted, true, centre), lsim_scores(predicted, true)])
+    null = null_statistics(matrices, N_PERMUTATIONS, seed)
+    own = np.trace(matrices, axis1=1, axis2=2) / len(true)
+    p = (1 + (null >= own[:, None] - 1e-12).sum(axis=1)) / (1 + N_PERMUTATIONS)
+    table = attribute_table(
+        predicted @ world.normals, true @ world.normals, ATTRIBUTES, n_permutations=N_PERMUTATIONS, seed=seed
+    )
+    mean = np.tile(centre, (len(true), 1))
+    return {
+        **dict(zip(("identification", "cosine", "lsim"), map(float, p), strict=True)),
+        "accuracy": float(own[0]),
+        "student": float(table["p_value"].iloc[0]),
+        "attribute": float(table["p_permutation"].iloc[0]),
+        "bh": float(table["q_value"].min()),
+        "max": float(max_statistic_test(matrices, N_PERMUTATIONS, seed).min()),
+        "paper": random_latent_test(predicted, true, world.random, N_PERMUTATIONS, seed).p_value,
+        "mean": random_latent_test(mean, true, world.random, N_PERMUTATIONS, seed).p_value,
+        "binomial": pairs_binomial_test(scores),
+    }
+
+
+def collected(n_subjects: int, seed: int) -> dict[str, dict[str, Array]]:
+    """Return the p-values of each kind and test, one a subject."""
+    world = World.make(seed)
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    for k in range(n_subjects):
+        rng = np.random.default_rng((seed, 1, k))
+        with warnings.catch_warnings():
+            # Nothing can be decoded here, and the decoder says so.
+            warnings.simplefilter("ignore", DataWarning)
+            subject = null_subject(world, rng)
+        for kind, (predicted, true, centre) in subject.items():
+            found[kind].append(tested(world, predicted, true, centre, int(rng.integers(2**32))))
+    return {kind: {name: np.array([one[name] for one in each]) for name in each[0]} for kind, each in found.items()}
+
+
+def over_subjects(p: Array, accuracy: Array) -> dict[str, NDArray[np.bool_]]:
+    """Return whether the tests of groups of two and four subjects reject."""
+    pairs, fours = len(p) // 2, len(p) // 4
+    fisher = [group_test(p[2 * k : 2 * k + 2], accuracy[2 * k : 2 * k + 2], 0.5).some_p <= LEVEL for k in range(pairs)]
+    groups = [group_test(p[4 * k : 4 * k + 4], accuracy[4 * k : 4 * k + 4], 0.5) for k in range(fours)]
+    return {
+        "fisher": np.array(fisher),
+        "population": np.array([group.population_p <= LEVEL for group in groups]),
+        "claim": np.array([group.claim != "none" for group in groups]),
+    }
+
+
+def record(kind: str, words: str, rejected: NDArray[np.bool_], role: Role) -> dict[str, Any]:
+    """Return one line: a rate with its interval, and whether it is as it shall be."""
+    counted = binomtest(int(rejected.sum()), len(rejected), LEVEL)
+    low, high = (float(limit) for limit in counted.proportion_ci(0.95))
+    goal, met = {
+        "primary": (f"{GOAL[0]} to {GOAL[1]}", GOAL[0] <= counted.statistic <= GOAL[1]),
+        "family": (f"at most {LEVEL}: interval not above it", low <= LEVEL),
+        "invalid": (f"above {LEVEL}: interval above it", low > LEVEL),
+    }[role]
+    claim = f"{kind}: {words}, {len(rejected)} {'groups' if 'subjects,' in words else 'subjects'}"
+    return {"claim": claim, "rate": float(counted.statistic), "low": low, "high": high, "goal": goal, "met": bool(met)}
+
+
+def records(found: Mapping[str, Mapping[str, Array]]) -> list[dict[str, Any]]:
+    """Return a line for each kind and test."""
+    lines = []
+    for kind, p in found.items():
+        groups = over_subjects(p["identification"], p["accuracy"])
+        rejected = {name: groups[name] if name in groups else p[name] <= LEVEL for name in (*FAMILIES, *INVALID)}
+        lines += [record(kind, words, p[name] <= LEVEL, "primary") for name, words in PRIMARY.items()]
+        lines += [record(kind, words, rejected[name], "family") for name, words in FAMILIES.items()]
+        lines += [record(kind, words, rejected[name], "invalid") for name, words in INVALID.items()]
+    return lines
+
+
+def main() -> None:
+    """Print one line a kind and test."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--subjects", type=int, default=4000, help="null subjects of each kind")
+    words.add_argument("--seed", type=int, default=0)
+    words.add_argument("--threads", type=int, default=1)
+    words.add_argument("--json", action="store_true")
+    given = words.parse_args()
+    set_threads(given.threads)
+    start, cpu = time.perf_counter(), time.process_time()
+    for line in records(collected(given.subjects, given.seed)):
+        if given.json:
+            print(json.dumps(line), flush=True)
+        else:
+            mark = "met   " if line["met"] else "MISSED"
+            rates = f"{line['rate']:.4f} ({line['low']:.4f} to {line['high']:.4f})"
+            print(f"{mark} {rates}  {line['claim']} (goal: {line['goal']})", flush=True)
+    if not given.json:
+        print(f"{time.perf_counter() - start:.0f} s, {time.process_time() - cpu:.0f} s of the processor")
+
+
+if __name__ == "__main__":
+    main()
