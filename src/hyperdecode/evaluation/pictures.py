@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hyperdecode.errors import UserError
-from hyperdecode.evaluation.metrics import correlation_scores
 from hyperdecode.evaluation.structural import (
     MS_SSIM_SMALLEST,
     WINDOW,
@@ -152,7 +151,12 @@ def ms_ssim_pairs(
 
 
 def pixel_correlation_scores(predicted: Pictures, true: Pictures, size: int = COMPARED_SIZE) -> Array:
-    """Pearson correlation over the pixels and channels of each pair, at `size` x `size` pixels.
+    r"""Pearson correlation over the pixels and channels of each pair, at `size` x `size` pixels (PixCorr).
+
+    .. math::
+        r = \frac{N \sum x y - \sum x \sum y}{\sqrt{N \sum x^2 - (\sum x)^2} \sqrt{N \sum y^2 - (\sum y)^2}}
+
+    Up to 224 pixels all of these are whole numbers that a float64 holds, so that nothing but the last step is rounded.
 
     Parameters
     ----------
@@ -167,8 +171,11 @@ def pixel_correlation_scores(predicted: Pictures, true: Pictures, size: int = CO
         Correlations; a picture of one colour scores 0.
     """
     _check_pictures(predicted, true)
-    flat = [np.asarray(resized(p, size), dtype=np.float64).reshape(len(p), -1) for p in (predicted, true)]
-    return correlation_scores(flat[0], flat[1])
+    x, y = (resized(p, size).reshape(len(p), -1).astype(np.float64) for p in (predicted, true))
+    spread_x, spread_y = _spread(x), _spread(y)
+    covariance = x.shape[1] * (x @ y.T) - np.outer(x.sum(axis=1), y.sum(axis=1))
+    product = np.sqrt(np.outer(spread_x, spread_y))
+    return np.divide(covariance, product, out=np.zeros_like(product), where=product > 0)
 
 
 def resized(pictures: Pictures, size: int) -> Pictures:
@@ -194,6 +201,12 @@ def _counts(pictures: Pictures, protocol: Protocol) -> NDArray[np.uint8] | NDArr
     padded = np.pad(levels, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
     tall = padded[:, :, :-2] + 2 * padded[:, :, 1:-1] + padded[:, :, 2:]
     return np.asarray(tall[..., :-2] + 2 * tall[..., 1:-1] + tall[..., 2:])
+
+
+def _spread(flat: Array) -> Array:
+    """Variance of each row times the square of its length."""
+    found: Array = flat.shape[1] * np.einsum("ij,ij->i", flat, flat) - flat.sum(axis=1) ** 2
+    return found
 
 
 def _of_all(pairs: Callable[[NDArray[np.intp], NDArray[np.intp]], Array], predicted: Pictures, true: Pictures) -> Array:

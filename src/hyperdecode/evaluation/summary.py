@@ -15,12 +15,14 @@ from hyperdecode.evaluation.identification import win_rates
 from hyperdecode.evaluation.latent_scores import PRIMARY_METRIC, latent_rows
 from hyperdecode.evaluation.metrics import checked_pair, feature_scores
 from hyperdecode.evaluation.pictures import (
+    COMPARED_SIZE,
     SSIM_PROTOCOLS,
     Pictures,
     Protocol,
     ms_ssim_pairs,
     ms_ssim_scores,
     pixel_correlation_scores,
+    resized,
     ssim_pairs,
     ssim_scores,
 )
@@ -260,18 +262,30 @@ def evaluate_pictures(
         raise UserError(f"got {len(predicted)} reconstructions of {len(true)} stimuli: give one a stimulus")
     inference = _inference(preset, n_permutations, seed)
     metrics = (*(f"ssim_{p}" for p in protocols), "pixcorr") if preset is None else preset.picture_metrics
+    by_pixels = [metric for metric in metrics if metric in ("pixcorr", "identification_pixels")]
+    pixels = _pixel_rows(by_pixels, predicted, true, given, inference) if by_pixels else {}
     rows = []
     for metric in metrics:
-        if metric == "ms_ssim" and min(true.shape[1:3]) < MS_SSIM_SMALLEST:
-            continue
-        if metric in ("pixcorr", "identification_pixels"):
-            scorer = pixel_correlation_scores if metric == "pixcorr" else _pixel_win_rates
-            pool = "" if metric == "pixcorr" else f"{len(true) - 1} other test faces"
-            matrices = {key: scorer(pictures, true) for key, pictures in given.items()}
-            rows.append(_full_row(metric, "picture", scorer(predicted, true), matrices, inference, pool))
-        else:
+        if metric in pixels:
+            rows.append(pixels[metric])
+        elif metric != "ms_ssim" or min(true.shape[1:3]) >= MS_SSIM_SMALLEST:
             rows.append(_structural_row(metric, predicted, true, given, inference))
     return Evaluation(*table_of(rows, inference))
+
+
+def _pixel_rows(
+    metrics: Sequence[str], predicted: Pictures, true: Pictures, given: Mapping[str, Pictures], inference: Inference
+) -> dict[str, Row]:
+    """Pixel correlation, and identification by it."""
+    small = resized(true, COMPARED_SIZE)
+    scores = {key: pixel_correlation_scores(resized(p, COMPARED_SIZE), small) for key, p in given.items()}
+    own = pixel_correlation_scores(resized(predicted, COMPARED_SIZE), small)
+    rows = {}
+    for metric in metrics:
+        change, pool = (win_rates, f"{len(true) - 1} other test faces") if metric != "pixcorr" else (np.asarray, "")
+        blind = {key: change(matrix) for key, matrix in scores.items()}
+        rows[metric] = _full_row(metric, "picture", change(own), blind, inference, pool)
+    return rows
 
 
 def _structural_row(
@@ -321,10 +335,6 @@ def _own(scores: Array) -> Array:
 
 def _feature_win_rates(predicted: Array, true: Array) -> Array:
     return win_rates(feature_scores(predicted, true))
-
-
-def _pixel_win_rates(predicted: Pictures, true: Pictures) -> Array:
-    return win_rates(pixel_correlation_scores(predicted, true))
 
 
 def _inference(preset: Preset | None, n_permutations: int, seed: int) -> Inference:
