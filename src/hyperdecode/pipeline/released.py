@@ -30,6 +30,8 @@ SUBJECTS = ("1", "2")
 PAPER_NETWORK = "resnet50-vggface2"
 WEIGHT_SUFFIXES = frozenset({".params", ".pkl", ".pth", ".pt", ".safetensors", ".xml", ".h5", ".hdf5"})
 LISTED = 6
+FEWEST_FACES = 4
+"""As many as the interval of a correlation needs."""
 
 
 def data_name(label: str) -> str:
@@ -180,10 +182,10 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _subject(label: str, path: Path) -> ReleasedSubject:
     data = read_hyper_data(path)
-    if len(data.t_test) < 2 or len(data.t_train) < 2:
+    if min(len(data.t_test), len(data.t_train)) < FEWEST_FACES:
         raise UserError(
-            f"{path.name}: {len(data.t_train)} training and {len(data.t_test)} test faces, expected two or more of "
-            "each (the release has 1050 and 36)"
+            f"{path.name}: {len(data.t_train)} training and {len(data.t_test)} test faces, expected {FEWEST_FACES} or "
+            "more of each (the release has 1050 and 36)"
         )
     names = [sha256_bytes(row.tobytes()) for row in (*data.t_train, *data.t_test)]
     roles = ["train"] * len(data.t_train) + ["test"] * len(data.t_test)

@@ -16,43 +16,17 @@ from hyperdecode.evaluation.blind import BLIND_PREDICTORS, shuffled_score
 from hyperdecode.evaluation.metrics import lsim_scores
 from hyperdecode.evaluation.permutation import pairing_permutation_test
 from hyperdecode.evaluation.pictures import ssim_scores
+from hyperdecode.evaluation.random_null import random_latents_test
 from hyperdecode.evaluation.summary import TABLE_COLUMNS, Evaluation, evaluate_latents, evaluate_pictures
 from hyperdecode.features.base import FeatureNetwork
 from hyperdecode.pipeline.released import PAPER_NETWORK
 
-__all__ = ["Faces", "Scorer", "fsim_name", "random_latents_test"]
+__all__ = ["Faces", "Scorer", "fsim_name"]
 
 FEATURE_SIDE, LARGEST_FULL = 224, 256
-RANDOM_LATENTS, DRAWS = 1000, 10_000
+RANDOM_LATENTS = 1000
 Latents = NDArray[Any]
 Pictures = NDArray[np.uint8]
-
-
-def random_latents_test(scores: NDArray[np.float64], observed: float, seed: int, n_draws: int = DRAWS) -> float:
-    r"""Return the p-value of the paper's null: predictions against those of random latents.
-
-    .. math:: p = (1 + \#\{T_r \ge T\}) / (1 + n), \qquad T_r = \frac1m \sum_j S_{r(j) j},
-
-    with r(j) drawn for each face from a pool of random latents. It rejects for a predictor that never saw the brain
-    and merely has a good mean or length, and is here because the paper prints it.
-
-    Parameters
-    ----------
-    scores : array of shape (n_random, n_faces)
-        Score of each random latent, or its picture, with each test face.
-    observed : float
-        Mean score of the predictions.
-    seed, n_draws : int
-        Draws of r.
-
-    Returns
-    -------
-    float
-    """
-    rng = np.random.default_rng(seed)
-    n_random, n_faces = scores.shape
-    null = scores[rng.integers(n_random, size=(n_draws, n_faces)), np.arange(n_faces)].mean(1)
-    return float((1 + (null >= observed - 1e-12).sum()) / (1 + n_draws))
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ class Scorer:
         """Return scores of latents (n, d) and of their pictures.
 
         The table has one column more than `hyperdecode.evaluation.summary.TABLE_COLUMNS`: ``p_random_latents``, of
-        `random_latents_test`, NaN where it was not run.
+        `hyperdecode.evaluation.random_null.random_latents_test`, NaN where it was not run.
         """
         n, seed = self.n_permutations, self.seed
         found = evaluate_latents(predicted, true, training_mean, n_permutations=n, seed=seed)
@@ -107,7 +81,7 @@ class Scorer:
         found = found.joined(evaluate_pictures(faces.made, faces.shown, faces.blind, n_permutations=n, seed=seed))
         nulls = self._of_random_latents(true, faces)
         p = [
-            random_latents_test(nulls[metric], score, seed) if metric in nulls else float("nan")
+            random_latents_test(nulls[metric], score, seed=seed) if metric in nulls else float("nan")
             for metric, score in zip(found.table["metric"], found.table["decoder"].astype(float), strict=True)
         ]
         return Evaluation(found.table.assign(p_random_latents=p), found.per_face)

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.models import MODELS, Context, build_decoder
+from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.files import atomic_path
@@ -119,7 +120,7 @@ class Reproduction(Reproduced):
             return Step(name, 1, self._drawn_with() | {"data": subject.sha256}, (subject.path,), paths, work)
         decoded = self.folder(subject.label, model) / "latents.safetensors"
         settings = self._drawn_with() | {"data": subject.sha256}
-        return Step(name, 1, settings, (decoded,), paths, lambda: self._draw(load_file(decoded)["predicted"], paths))
+        return Step(name, 2, settings, (decoded,), paths, lambda: self._draw(load_file(decoded)["drawn"], paths))
 
     def _drawn_with(self) -> dict[str, Any]:
         return {"generator": self.released.generator.fingerprint, "side": self.side}
@@ -132,6 +133,14 @@ class Reproduction(Reproduced):
             for rows in torch.split(tensor, BATCH):
                 made.append(to_uint8(generator.images(picture_latents(generator, rows), resolution=self.side)))
         return np.concatenate(made)
+
+    def _average_face(self) -> Pictures:
+        """Picture of what predicts zero: the mean w where there is a w, for no face lies at z = 0; else z = 0."""
+        generator = self.released.generator
+        if "w" not in generator.spaces:
+            return self._pictures(np.zeros((1, generator.latent_dim)))
+        with torch.inference_mode():
+            return to_uint8(generator.images(generator.w_statistics()[0][None], resolution=self.side))
 
     def _draw(self, latents: NDArray[np.floating], paths: Sequence[Path]) -> None:
         for start in range(0, len(paths), BATCH):
@@ -151,7 +160,7 @@ class Reproduction(Reproduced):
         }
         outputs = (folder / "decoder.safetensors", folder / "latents.safetensors")
         work = partial(self._decode, name, subject, model, seed)
-        return Step(name, 1, settings, (subject.path,), outputs, work)
+        return Step(name, 2, settings, (subject.path,), outputs, work)
 
     def _decode(self, name: str, subject: ReleasedSubject, model: str, seed: int) -> dict[str, Any]:
         folder, data = self.folder(subject.label, model), subject.data
@@ -175,7 +184,9 @@ class Reproduction(Reproduced):
             "kept_voxels": subject.kept,
         }
         _save(folder / "decoder.safetensors", arrays, said)
-        latents = {"predicted": predicted, "true": data.t_test, "training_mean": data.t_train.mean(0)}
+        mean = data.t_train.mean(0)
+        latents = {"predicted": predicted, "true": data.t_test, "training_mean": mean}
+        latents["drawn"] = predicted if MODELS[model].paper else _as_long_as(predicted, data.t_train, mean)
         _save(folder / "latents.safetensors", latents, said)
         checkpoint.clear()
         return {"n_training_faces": len(data.x_train), "n_voxels": data.x_train.shape[1], "warnings": noted}
@@ -212,20 +223,20 @@ class Reproduction(Reproduced):
         }
         work = partial(self._score, subject, model, settings["seed"])
         outputs = (folder / "scores.tsv", folder / "faces.tsv")
-        return Step(name, 1, settings, (*inputs, *self._random_step().outputs), outputs, work)
+        return Step(name, 2, settings, (*inputs, *self._random_step().outputs), outputs, work)
 
     def _score(self, subject: ReleasedSubject, model: str, seed: int) -> None:
         folder = self.folder(subject.label, model)
         latents = load_file(folder / "latents.safetensors")
-        predicted, true, mean = (latents[name] for name in ("predicted", "true", "training_mean"))
+        predicted, true, mean, drawn = (latents[name] for name in ("predicted", "true", "training_mean", "drawn"))
         made, shown, random = (
             read_pictures(paths)
             for paths in (self.faces(subject, model), self.faces(subject), self._random_step().outputs)
         )
         blind = {
             "mean": self._pictures(mean[None]),
-            "zero": self._pictures(np.zeros_like(mean[None])),
-            "noise": self._pictures(matched_noise(predicted, 1, seed)[0]),
+            "zero": self._average_face(),
+            "noise": self._pictures(matched_noise(drawn, 1, seed)[0]),
         }
         scorer = Scorer(self.released.network, self.settings.n_permutations, seed)
         judged = scorer.judged(predicted, true, mean, Faces(made, shown, random, blind))
@@ -254,6 +265,13 @@ class Reproduction(Reproduced):
         return Step(
             "summary", 1, settings, tuple(inputs), tuple(self.out / name for name in names), partial(summarise, self)
         )
+
+
+def _as_long_as(
+    predicted: NDArray[np.float32], training: NDArray[np.float32], mean: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Stretch predictions to the length of training latents, as ``decoding.match_norm`` of a study does."""
+    return match_norm(predicted, mean, float(np.linalg.norm(training - mean, axis=1).mean())).astype(np.float32)
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]], said: Mapping[str, str]) -> None:

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import torch
 from markupsafe import Markup
-from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from scipy.stats import pearsonr
 
+from hyperdecode.evaluation.attribute_scores import attribute_table
 from hyperdecode.pipeline.released_scores import fsim_name
 from hyperdecode.pipeline.reproduced import Reproduced
+from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.published import CITATION, METHOD_WORDS, PUBLISHED, paper_metric
 from hyperdecode.report.table1 import p_text, table1
 from hyperdecode.report.words import metric_label
@@ -59,35 +59,26 @@ def table1_rows(made: Reproduced) -> pd.DataFrame:
 
 
 def attribute_rows(made: Reproduced) -> pd.DataFrame | None:
-    """Pearson's r of decoded and true attribute scores (latent . normal), with Student's t and a 95 % interval."""
-    normals = made.released.attributes
+    """Correlate decoded with true attribute scores (latent . normal), two-sided as the paper's Student t.
+
+    Columns ``subject``, ``model`` and those of `hyperdecode.evaluation.attribute_scores.attribute_table`.
+    """
+    normals, settings = made.released.attributes, made.settings
     if normals is None:
         return None
-    rows = []
+    parts = []
     for one in made.released.subjects:
-        for model in made.settings.all_models:
+        seed = derived_seed(settings.seed, "attributes", one.label)
+        for model in settings.all_models:
             found = load_file(made.folder(one.label, model) / "latents.safetensors")
             decoded, true = (normals.scores(torch.from_numpy(found[key])).numpy() for key in ("predicted", "true"))
-            for k, name in enumerate(normals.names):
-                rows.append(
-                    {"subject": f"sub-{one.label}", "model": made.settings.label(model), "attribute": name}
-                    | _correlation(decoded[:, k], true[:, k])
-                )
-    return pd.DataFrame(rows)
-
-
-def _correlation(decoded: NDArray[np.floating], true: NDArray[np.floating]) -> dict[str, float]:
-    n = len(true)
-    if n < 4 or np.ptp(decoded) == 0 or np.ptp(true) == 0:
-        return dict.fromkeys(("r", "low", "high", "t", "p_value"), float("nan")) | {"df": n - 2, "n_faces": n}
-    found = pearsonr(true, decoded)
-    low, high = found.confidence_interval(0.95)
-    r = float(found.statistic)
-    t = r * np.sqrt((n - 2) / max(1 - r * r, np.finfo(float).tiny))
-    return {
-        "r": r, "low": float(low), "high": float(high), "t": float(t), "df": n - 2, "p_value": float(found.pvalue),
-        "n_faces": n,
-    }  # fmt: skip
+            part = attribute_table(
+                decoded, true, normals.names, alternative="two-sided", n_permutations=settings.n_permutations, seed=seed
+            )
+            part.insert(0, "subject", f"sub-{one.label}")
+            part.insert(1, "model", settings.label(model))
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
 
 
 def paper_rows() -> list[str]:
@@ -104,7 +95,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     dash = "\N{EN DASH}"
     return pd.DataFrame(
         {
-            "Metric": [metric_label(str(metric)) for metric in table["metric"]],
+            "Metric": [_label(str(metric)) for metric in table["metric"]],
             "Subject": table["subject"],
             "Decoder": table["method"],
             "Mean ± SE": [f"{mean:.4f} ± {se:.4f}" for mean, se in table[["mean", "se"]].to_numpy()],
@@ -116,13 +107,17 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _label(metric: str) -> str:
+    """Metric in words; a feature similarity names its network where that is not the paper's."""
+    name, _, network = metric.partition("_")
+    if name != "fsim":
+        return metric_label(metric)
+    return f"Feature similarity ({network})" if network else "Feature similarity"
+
+
 def table1_section(table: pd.DataFrame, attributes: pd.DataFrame | None, words: Sequence[str]) -> Markup:
-    """Write Table 1, what must be known of it, and the attributes as a section of the report; names are escaped."""
-    section = Markup(
-        '<section id="table1" aria-labelledby="table1-title"><h2 id="table1-title">Table 1</h2>{}'
-        '<p class="quiet">{}</p><ul>{}</ul>{}</section>'
-    )
-    return section.format(
+    """Write Table 1, what must be known of it, and the attributes for the report; names are escaped."""
+    return Markup('{}<p class="quiet">{}</p><ul>{}</ul>{}').format(
         _scrolling(readable(table), "Table 1"),
         "The last column is printed in the paper for its own decoder; data_1.dat is its S1 and data_2.dat its S2. "
         f"Other methods of the paper, not run here (S1 / S2): {'; '.join(paper_rows())}. {CITATION}",
@@ -139,11 +134,12 @@ def _attributes_html(attributes: pd.DataFrame) -> Markup:
             "Decoder": attributes["model"],
             "r (95%)": [f"{r:.3f} ({a:.3f} to {b:.3f})" for r, a, b in attributes[["r", "low", "high"]].to_numpy()],
             "p": attributes["p_value"].map(p_text),
+            "q": attributes["q_value"].map(p_text),
         }
     )
     words = (
-        "Pearson correlation of decoded and true scores over test faces, two-sided Student's t, not corrected for the "
-        "number of attributes."
+        "Pearson correlation of decoded and true scores over test faces: p of a two-sided Student's t, q corrected for "
+        "the number of attributes (Benjamini-Hochberg)."
     )
     return Markup('<h3>Attributes</h3>{}<p class="quiet">{}</p>').format(_scrolling(said, "Attributes"), words)
 
