@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from benchmarks.inference import FAMILIES, INVALID, KINDS, PRIMARY, collected, over_subjects, record, records
+from benchmarks.inference import FAMILIES, INVALID, KINDS, METRICS, PRIMARY, collected, over_subjects, record, records
 
 
 def test_every_kind_and_test_has_a_line_and_invalid_ones_are_caught():
     lines = records(collected(16, 1))
-    assert len(lines) == len(KINDS) * (len(PRIMARY) + len(FAMILIES) + len(INVALID))
+    assert len(lines) == len(KINDS) * (len(PRIMARY) + len(FAMILIES) + len(INVALID)) + len(METRICS)
     assert all(set(line) == {"claim", "rate", "low", "high", "goal", "met"} for line in lines)
     assert all(line["low"] <= line["rate"] <= line["high"] for line in lines)
     paper = [line for line in lines if "random latents" in line["claim"]]
