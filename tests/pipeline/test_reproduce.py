@@ -1,5 +1,6 @@
 """Files of the authors' layout with planted signal, and what is made of them."""
 
+import errno
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from hyperdecode.pipeline.reproduce import Reproduction
 from hyperdecode.pipeline.reproduce_table1 import readable
 from hyperdecode.pipeline.reproduced import Settings
 from hyperdecode.pipeline.seeds import derived_seed
-from hyperdecode.study.stimulus_set import read_picture
+from hyperdecode.study.stimulus_set import read_picture, write_picture
 from tests.weights import file_makers
 from tests.weights.tiny_networks import pggan_genforce, pggan_mxnet, resnet50_keras
 
@@ -251,7 +252,7 @@ def test_subjects_are_brought_into_one_order(made):
     np.testing.assert_array_equal(first.data.t_test, second.data.t_test)
     assert second.reordered and not first.reordered and made.reports == ["report.html"]
     assert "sub-2: test faces brought into the order of sub-1." in made.words
-    assert "sub-2: 1 voxels are constant over the training faces, left out." in made.words
+    assert "sub-2: voxels constant over the training faces, left out: 1." in made.words
 
 
 def test_every_output_says_that_it_is_a_quick_look(made, release, tmp_path):
@@ -302,9 +303,18 @@ def modified(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_a_second_run_does_nothing_and_a_lost_file_is_made_again(release, tmp_path):
+def test_a_second_run_does_nothing_and_a_lost_file_is_made_again(release, tmp_path, monkeypatch):
     found = read_released(release)
     work = Reproduction(found, tmp_path / "out", QUICK)
+
+    def full(path, picture):
+        if path.name == "face-0003.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_picture(path, picture)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("hyperdecode.pipeline.reproduce.write_picture", full)
+        work.run()
     first = work.run()
     before = modified(work.out)
     pd.testing.assert_frame_equal(work.run(), first)

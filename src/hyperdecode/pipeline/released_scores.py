@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from hyperdecode.evaluation.blind import BLIND_PREDICTORS, shuffled_score
 from hyperdecode.evaluation.metrics import lsim_scores
-from hyperdecode.evaluation.permutation import pairing_permutation_test
 from hyperdecode.evaluation.pictures import ssim_scores
 from hyperdecode.evaluation.random_null import random_latents_test
-from hyperdecode.evaluation.summary import TABLE_COLUMNS, Evaluation, evaluate_latents, evaluate_pictures
+from hyperdecode.evaluation.summary import Evaluation, evaluate_features, evaluate_latents, evaluate_pictures
 from hyperdecode.features.base import FeatureNetwork
 from hyperdecode.pipeline.released import PAPER_NETWORK
 
@@ -97,24 +94,14 @@ class Scorer:
 
     def _feature_similarity(self, faces: Faces) -> Evaluation:
         """``1 / (1 + mean squared error)`` of features, the authors' formula."""
-        true = self.features(faces.shown)
-        scores = lsim_scores(self.features(faces.made), true)
-        blind = {name: float(_own(lsim_scores(self.features(p), true)).mean()) for name, p in faces.blind.items()}
-        blind["shuffled"] = shuffled_score(scores)
-        best = max(blind, key=lambda key: blind[key])
-        row = {
-            "metric": self.fsim,
-            "space": "picture",
-            "decoder": float(_own(scores).mean()),
-            **{f"blind_{key}": blind[key] for key in BLIND_PREDICTORS if key in blind},
-            "best_blind": best,
-            "best_blind_score": blind[best],
-            "p_value": pairing_permutation_test(scores, self.n_permutations, self.seed).p_value,
-            "n_faces": len(scores),
-            "n_permutations": self.n_permutations,
-        }
-        table = pd.DataFrame([row]).reindex(columns=list(TABLE_COLUMNS))
-        return Evaluation(table, pd.DataFrame({self.fsim: _own(scores)}))
+        return evaluate_features(
+            self.features(faces.made),
+            self.features(faces.shown),
+            {name: self.features(pictures) for name, pictures in faces.blind.items()},
+            name=self.fsim,
+            n_permutations=self.n_permutations,
+            seed=self.seed,
+        )
 
     def _of_random_latents(self, true: Latents, faces: Faces) -> dict[str, Latents]:
         """Scores (n_random, n_faces) of random latents and their pictures, by metric."""
@@ -132,8 +119,3 @@ class Scorer:
 def fsim_name(network: FeatureNetwork) -> str:
     """``"fsim"`` of the paper's network, ``"fsim_dlib"`` of dlib's: numbers of two networks cannot be compared."""
     return "fsim" if network.name == PAPER_NETWORK else f"fsim_{network.name}"
-
-
-def _own(scores: Latents) -> Latents:
-    """Score of each prediction with its own face; one single prediction goes with every face."""
-    return scores[0] if len(scores) == 1 else np.diagonal(scores).copy()

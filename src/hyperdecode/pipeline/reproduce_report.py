@@ -42,7 +42,8 @@ def summarise(made: Reproduced) -> None:
     attributes = attribute_rows(made)
     if attributes is not None:
         write_table(made.out / "attributes.tsv", attributes)
-    section = table1_section(table, attributes, [*made.verdicts(), *made.words])
+    # The first decoder's verdict stands at the head of the report.
+    section = table1_section(table, attributes, [*made.verdicts(made.settings.all_models[1:]), *made.words])
     for name, strip, group in zip(made.reports, made.strips, made.groups.values(), strict=True):
         _write_strip(made, made.out / strip, group)
         write_report(made.out / name, _report_data(made, group, section))

@@ -95,7 +95,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     dash = "\N{EN DASH}"
     return pd.DataFrame(
         {
-            "Metric": [_label(str(metric)) for metric in table["metric"]],
+            "Metric": [metric_label(str(metric)) for metric in table["metric"]],
             "Subject": table["subject"],
             "Decoder": table["method"],
             "Mean ± SE": [f"{mean:.4f} ± {se:.4f}" for mean, se in table[["mean", "se"]].to_numpy()],
@@ -105,14 +105,6 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
             "Paper": [dash if np.isnan(score) else f"{score:.4f}" for score in table["paper_hyper"]],
         }
     )
-
-
-def _label(metric: str) -> str:
-    """Metric in words; a feature similarity names its network where that is not the paper's."""
-    name, _, network = metric.partition("_")
-    if name != "fsim":
-        return metric_label(metric)
-    return f"Feature similarity ({network})" if network else "Feature similarity"
 
 
 def table1_section(table: pd.DataFrame, attributes: pd.DataFrame | None, words: Sequence[str]) -> Markup:

@@ -137,12 +137,12 @@ class Reproduced:
         """Return the scores of a decoder beside those of blind predictors."""
         return pd.read_csv(self.folder(subject, model) / "scores.tsv", sep="\t")
 
-    def verdicts(self) -> list[str]:
-        """Return what was decoded, a sentence a subject and decoder."""
+    def verdicts(self, models: Sequence[str] | None = None) -> list[str]:
+        """Return what was decoded, a sentence a subject and decoder (default: every decoder)."""
         return [
             subject_verdict(f"sub-{one.label}, {self.settings.label(model)}", self.scores(one.label, model)).sentence
             for one in self.released.subjects
-            for model in self.settings.all_models
+            for model in (self.settings.all_models if models is None else models)
         ]
 
     @property
@@ -172,7 +172,7 @@ class Reproduced:
         for one in self.released.subjects:
             if not one.kept.all():
                 said.append(
-                    f"sub-{one.label}: {int((~one.kept).sum())} voxels are constant over the training faces, left out."
+                    f"sub-{one.label}: voxels constant over the training faces, left out: {int((~one.kept).sum())}."
                 )
             if one.reordered:
                 said.append(
