@@ -15,9 +15,11 @@ from hyperdecode.baselines.networks import VaeGanSize
 from hyperdecode.baselines.vaegan import VaeGan
 from hyperdecode.decoding.models import MODELS, Context, build_decoder
 from hyperdecode.errors import LeakageError, UserError
-from hyperdecode.pipeline import baselines as module
+from hyperdecode.pipeline import baseline_models as module
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.baselines import NEED_GENERATOR, Baselines, TrainingScale
+from hyperdecode.pipeline.certificate import study_certificate, training_hashes
+from hyperdecode.pipeline.fitted_on import FITTED_ON
 from hyperdecode.pipeline.records import read_facts, run_step
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
@@ -93,7 +95,11 @@ def test_planted_faces_are_decoded(study, tiny_generator):
     table = scores(study)
     assert set(table["subject"]) == {"sub-01"} and set(table["model"]) == {"eigenfaces"}
     main = pd.read_csv(Layout(study).decoded("01", "ridge", "scores.tsv"), sep="\t")
-    assert list(main["metric"]) == list(table.index) and list(main.columns) == list(table.reset_index()[main.columns])
+    missing = set(main["metric"]) - set(table.index)
+    assert missing <= {"lsim_white", "cosine_white", "identification_matched"}, "these are of the generator's latents"
+    assert set(table.reset_index().columns) == set(main.columns)
+    for blind in ("mean", "zero", "noise", "random", "nearest", "average", "shuffled"):
+        assert np.isfinite(table.loc["pixcorr", f"blind_{blind}"]), blind
     for metric in ("identification", "pixcorr", "ssim_hyper-paper"):
         row = table.loc[metric]
         assert row["decoder"] > row["blind_shuffled"] + 0.02 and row["p_value"] < 0.05, metric
@@ -161,6 +167,17 @@ def test_test_trials_change_no_fit(study, tiny_generator):
     np.testing.assert_allclose(after["predicted"][[1, 0, *range(2, 8)]], before["predicted"], atol=1e-5)
     np.testing.assert_array_equal(after["training_mean"], before["training_mean"])
     assert test.sum() == 24 and not after["true"].any() and "alpha" in facts
+
+
+def test_the_record_says_which_trials_were_used(study):
+    facts = read_facts(Layout(study).records, "decode_sub-01_eigenfaces")[FITTED_ON]
+    hashes = training_hashes(Layout(study), read_stimuli(study), "01")
+    assert [fact["uses"] for fact in facts] == ["fit", "scatter"]
+    assert [fact["trials_sha256"] for fact in facts] == [hashes["train"], hashes["test"]]
+    config = settings()
+    certificate = study_certificate(Layout(study), config, read_stimuli(study), ["ridge"])
+    said = [record for record in certificate.records if "eigenfaces" in record.what]
+    assert len(said) == 2, "the certificate knows nothing of the baseline"
 
 
 def test_drawn_latents_have_the_length_of_training_latents(study, tiny_generator):

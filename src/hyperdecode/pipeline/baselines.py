@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,28 +10,26 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from hyperdecode.baselines.base import Baseline, Pictures
-from hyperdecode.baselines.eigenfaces import N_COMPONENTS, SIDE, fit_eigenfaces, read_eigenfaces
-from hyperdecode.baselines.vaegan import VaeGan, load_vaegan
 from hyperdecode.decoding.models import MODELS, Context
 from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.evaluation.blind import matched_noise
-from hyperdecode.evaluation.summary import Evaluation, evaluate_latents, evaluate_pictures
+from hyperdecode.evaluation.summary import Evaluation, evaluate_latents
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
+from hyperdecode.pipeline.baseline_models import BaselineModels
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
 from hyperdecode.pipeline.decode import decoded_averages, fit_decoder, n_averaged
+from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.records import Step
+from hyperdecode.pipeline.scoring import Scoring
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.trials import DecodingTrials, read_trials
 from hyperdecode.pipeline.zmaps import noting_warnings
-from hyperdecode.stimuli.pictures import crop_centre, resize, to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
@@ -48,10 +46,6 @@ NEED_GENERATOR = frozenset(
     name for name in MODELS if name.startswith(("hyper-", "activation-")) or name in ("ridge-per-component", "inverted")
 )
 """Decoders whose loss or prior is the generator's; a baseline's latents are not the generator's."""
-
-MAX_FACES = 4096
-"""Training faces that eigenfaces are fitted to, spread evenly over the manifest where there are more."""
-BATCH = 64
 
 
 def decoder_of_baselines(model: str) -> str:
@@ -116,6 +110,11 @@ class Baselines:
     generator: Generator
     progress: Callable[[int, int], None] | None = None
 
+    @cached_property
+    def models(self) -> BaselineModels:
+        """The baselines as models."""
+        return BaselineModels(self.layout, self.config, self.stimuli, self.generator)
+
     @property
     def decoder(self) -> str:
         """Name of the decoder of every baseline."""
@@ -134,23 +133,20 @@ class Baselines:
 
     def latents(self, name: str) -> Step:
         """Latents of every stimulus in the order of the manifest; eigenfaces are fitted to the training faces first."""
-        settings: dict[str, Any] = self._identity(name)
-        if name == "eigenfaces":
-            settings |= {"components": N_COMPONENTS, "side": SIDE, "most_faces": MAX_FACES}
         # The manifest holds the hash of every picture, and reading the stimuli has compared them.
         inputs = (self.stimuli.folder / "manifest.tsv",)
-        outputs = (self.layout.baseline(name, "latents.safetensors"), *self._fitted(name))
-        return Step(f"baseline_{name}", 1, settings, inputs, outputs, partial(self._encode, name))
+        work = partial(self.models.prepare, name)
+        return Step(f"baseline_{name}", 1, self.models.settings(name), inputs, self.models.files(name), work)
 
     def best_possible(self, name: str) -> Step:
         """Pictures that a baseline makes of the test stimuli themselves, with their scores."""
         names = self.stimuli.names("test")
-        inputs = (self.layout.baseline(name, "latents.safetensors"), *self._fitted(name), *self._shown_paths())
+        inputs = (*self.models.files(name), *self.models.shown_paths)
         outputs = (
             *(self.layout.best_possible(name, file) for file in names),
             *(self.layout.baseline(name, file) for file in ("scores.tsv", "faces.tsv")),
         )
-        settings = {**self._scoring(KIND), **self._identity(name), "crop": self.config.stimuli.crop}
+        settings = {**self._judging(KIND), **self.models.identity(name)}
         return Step(f"bestpossible_{name}", 1, settings, inputs, outputs, partial(self._judge_best, name))
 
     def decode(self, subject: str, name: str) -> Step:
@@ -160,14 +156,13 @@ class Baselines:
             **self.config.decoding.model_dump(exclude=left_out),
             "model": self.decoder,
             "seed": derived_seed(self.config.seed, "folds", subject),
-            **self._identity(name),
+            **self.models.identity(name),
         }
         mask = f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz"
         files = ("desc-masked_zmaps.safetensors", "trials.tsv", mask)
         inputs = (
             *(self.layout.subject(subject, file) for file in files),
-            self.layout.baseline(name, "latents.safetensors"),
-            *self._fitted(name),
+            *self.models.files(name),
         )
         outputs = (self.layout.decoded(subject, name, "latents.safetensors"),)
         return Step(f"decode_sub-{subject}_{name}", 1, settings, inputs, outputs, partial(self._decode, subject, name))
@@ -176,11 +171,12 @@ class Baselines:
         """Pictures of the decoded latents, as large as the stimuli that they are compared with."""
         decoded = self.layout.decoded(subject, name, "latents.safetensors")
         outputs = tuple(self.layout.reconstruction(subject, name, file) for file in self.stimuli.names("test"))
-        settings = {**self._identity(name), "side": self._side}
-        inputs = (decoded, *self._fitted(name))
+        settings = {**self.models.identity(name), "side": self.models.side}
+        inputs = (decoded, *self.models.files(name)[1:])
 
         def work() -> None:
-            self._write(list(outputs), self._pictures(self._model(name), load_file(decoded)["drawn"]))
+            made = self.models.pictures(self.models.model(name), load_file(decoded)["drawn"])
+            _write_pictures(outputs, made)
 
         return Step(f"reconstruct_sub-{subject}_{name}", 1, settings, inputs, outputs, work)
 
@@ -189,49 +185,25 @@ class Baselines:
         decoded = self.layout.decoded(subject, name, "latents.safetensors")
         made = tuple(self.layout.reconstruction(subject, name, file) for file in self.stimuli.names("test"))
         outputs = tuple(self.layout.decoded(subject, name, file) for file in ("scores.tsv", "faces.tsv"))
-        settings = {**self._scoring(subject), **self._identity(name), "crop": self.config.stimuli.crop}
-        inputs = (decoded, *made, *self._shown_paths(), *self._fitted(name))
-        work = partial(self._evaluate, subject, name, settings["seed"])
+        settings = {**self._judging(subject), **self.models.identity(name)}
+        inputs = (decoded, *made, *self.models.shown_paths, *self.models.files(name))
+        work = partial(self._evaluate, subject, name)
         return Step(f"evaluate_sub-{subject}_{name}", 1, settings, inputs, outputs, work)
 
-    def _encode(self, name: str) -> dict[str, Any]:
-        facts: dict[str, Any] = {}
-        if name == "eigenfaces":
-            facts |= self._fit_eigenfaces()
-        model = self._model(name)
-        encoded = [model.encode(pictures) for pictures in self._stimuli(list(self.stimuli.manifest["stim_file"]))]
-        with atomic_path(self.layout.baseline(name, "latents.safetensors")) as temporary:
-            save_file({"latents": np.concatenate(encoded)}, temporary)
-        return facts | {"latents": model.latent_dim, "side": model.side}
-
-    def _fit_eigenfaces(self) -> dict[str, Any]:
-        names = self.stimuli.names("train")
-        chosen = [names[k] for k in np.linspace(0, len(names) - 1, min(len(names), MAX_FACES)).round().astype(int)]
-        model = fit_eigenfaces(self._stimuli(chosen), self.stimuli.roles(chosen))
-        with atomic_path(self._fitted("eigenfaces")[0]) as temporary:
-            save_file(model.arrays(), temporary)
-        facts: dict[str, Any] = {"training_faces": len(chosen), "components": model.latent_dim}
-        if model.latent_dim < N_COMPONENTS:
-            said = f"{len(chosen)} training faces have {model.latent_dim} components, fewer than {N_COMPONENTS}"
-            facts["warnings"] = [said]
-        return facts
-
-    def _judge_best(self, name: str) -> None:
-        names, shown = self.stimuli.names("test"), self._shown()
-        model = self._model(name)
-        encoded = load_file(self.layout.baseline(name, "latents.safetensors"))["latents"]
-        roles = self.stimuli.manifest["role"].to_numpy()
-        made = self._pictures(model, encoded[roles == "test"])
-        self._write([self.layout.best_possible(name, file) for file in names], made)
-        centre = encoded[roles == "train"].mean(0)
-        blind = {"mean": self._pictures(model, centre[None])}
-        blind["zero"] = self._pictures(model, np.zeros_like(centre)[None])
-        judged = evaluate_pictures(made, shown, blind, **self._scoring(KIND))
+    def _judge_best(self, name: str) -> dict[str, Any]:
+        model, names = self.models.model(name), self.stimuli.names("test")
+        made = self.models.pictures(model, self.models.latents(name, names))
+        _write_pictures([self.layout.best_possible(name, file) for file in names], made)
+        _, blind = self.models.blind(name)
+        centre = self.models.latents(name, self.stimuli.names("train")).mean(0)
+        blind["mean"] = self.models.pictures(model, centre[None])
+        judged, facts = self._scoring.judged_pictures(made, self.models.shown(), blind, self._inference(KIND))
         files = (self.layout.baseline(name, "scores.tsv"), self.layout.baseline(name, "faces.tsv"))
         _write_scores(files, judged, names, {"model": name})
+        return facts
 
     def _decode(self, subject: str, name: str) -> dict[str, Any]:
-        config, model = self.config, self._model(name)
+        config, model = self.config, self.models.model(name)
         trials = self._trials(subject, name)
         scale = TrainingScale.of(trials, model.latent_units)
         kept = self.layout.decoded(subject, name, "checkpoint.safetensors")
@@ -260,9 +232,18 @@ class Baselines:
             "fit_seconds": round(fit.seconds, 3),
             "stretch": round(stretch, 4),
             **self._said(noted),
+            FITTED_ON: self._fitted_on(trials, name),
         }
         penalty = getattr(fit.decoder, "alpha_", None)
         return facts if penalty is None else facts | {"alpha": float(np.median(penalty))}
+
+    def _fitted_on(self, trials: DecodingTrials, name: str) -> list[dict[str, Any]]:
+        """Say for the record on which trials the decoder was fitted, and which told how far repeats scatter."""
+        shown = trials.split.stimuli
+        facts = [fitted_on(f"decoder of {name}", trials.split.training_rows, shown)]
+        if self.config.decoding.unshrink and MODELS[self.decoder].shrinks:
+            facts.append(fitted_on(f"stretch of {name}", trials.test_rows, shown, uses="scatter"))
+        return facts
 
     def _context(
         self, subject: str, trials: DecodingTrials, scale: TrainingScale, checkpoint: FileCheckpoint
@@ -287,84 +268,48 @@ class Baselines:
         why = f"{wanted} works through the generator, which has no part in a baseline: {decoder} was fitted instead"
         return {"decoder": decoder, "instead_of": wanted, "warnings": [*noted, why]}
 
-    def _evaluate(self, subject: str, name: str, seed: int) -> None:
-        latents = load_file(self.layout.decoded(subject, name, "latents.safetensors"))
-        scoring = self._scoring(subject)
+    def _evaluate(self, subject: str, name: str) -> dict[str, Any]:
+        found = load_file(self.layout.decoded(subject, name, "latents.safetensors"))
+        names, model, inference = self.stimuli.names("test"), self.models.model(name), self._inference(subject)
+        latents, blind = self.models.blind(name)
+        blind["mean"] = self.models.pictures(model, found["training_mean"][None])
+        blind["noise"] = self.models.pictures(model, matched_noise(found["drawn"], 1, inference["seed"])[0])
         judged = evaluate_latents(
-            latents["predicted"],
-            latents["true"],
-            latents["training_mean"],
-            mean=latents["training_mean"],
-            sd=latents["scale"],
-            **scoring,
+            found["predicted"],
+            found["true"],
+            found["training_mean"],
+            mean=found["training_mean"],
+            sd=found["scale"],
+            blind=latents,
+            **inference,
         )
-        names, shown, model = self.stimuli.names("test"), self._shown(), self._model(name)
         made = np.stack([read_picture(self.layout.reconstruction(subject, name, file)) for file in names])
-        blind = {
-            "mean": self._pictures(model, latents["training_mean"][None]),
-            "zero": self._pictures(model, np.zeros((1, model.latent_dim))),
-            "noise": self._pictures(model, matched_noise(latents["drawn"], 1, seed)[0]),
-        }
-        judged = judged.joined(evaluate_pictures(made, shown, blind, **scoring))
+        pictured, facts = self._scoring.judged_pictures(made, self.models.shown(), blind, inference)
         files = (self.layout.decoded(subject, name, "scores.tsv"), self.layout.decoded(subject, name, "faces.tsv"))
-        _write_scores(files, judged, names, {"subject": f"sub-{subject}", "model": name})
+        _write_scores(files, judged.joined(pictured), names, {"subject": f"sub-{subject}", "model": name})
+        return facts
 
     def _trials(self, subject: str, name: str) -> DecodingTrials:
         """Trials of a subject with the baseline's latents in the place of the generator's."""
         trials = read_trials(self.layout, self.stimuli, subject, "w")
-        encoded = load_file(self.layout.baseline(name, "latents.safetensors"))["latents"]
-        rows = {file: row for row, file in enumerate(self.stimuli.manifest["stim_file"])}
-        return replace(trials, latents=encoded[[rows[file] for file in trials.split.stimuli]].astype(np.float64))
-
-    def _model(self, name: str) -> Baseline:
-        if name == "vaegan":
-            return self._vaegan
-        path = self._fitted(name)[0]
-        return read_eigenfaces(path.read_bytes(), str(path))
-
-    @cached_property
-    def _vaegan(self) -> VaeGan:
-        return load_vaegan()
-
-    def _fitted(self, name: str) -> tuple[Path, ...]:
-        """Files of what was fitted to the study's training faces."""
-        return (self.layout.baseline(name, "components.safetensors"),) if name == "eigenfaces" else ()
-
-    def _identity(self, name: str) -> dict[str, Any]:
-        """Say in the settings of a step which network it is; eigenfaces are a file, and so an input."""
-        return {"weights": self._vaegan.fingerprint} if name == "vaegan" else {}
-
-    def _scoring(self, subject: str) -> dict[str, Any]:
-        n = self.config.evaluation.n_permutations
-        return {"n_permutations": n, "seed": derived_seed(self.config.seed, "permutation", subject)}
-
-    def _stimuli(self, names: list[str]) -> Iterator[Pictures]:
-        """Pictures of stimuli as they were shown, a few at a time."""
-        return (self.stimuli.pictures(names[k : k + BATCH]) for k in range(0, len(names), BATCH))
-
-    def _shown_paths(self) -> tuple[Path, ...]:
-        return tuple(self.layout.full_stimulus(name) for name in self.stimuli.names("test"))
-
-    def _shown(self) -> Pictures:
-        """Full-size test stimuli, of which as much is kept as was shown: a baseline knows no more of a face."""
-        whole = torch.from_numpy(np.stack([read_picture(path) for path in self._shown_paths()])).permute(0, 3, 1, 2)
-        shown = crop_centre(whole, self.config.stimuli.crop).permute(0, 2, 3, 1)
-        return np.ascontiguousarray(shown.numpy())
+        return replace(trials, latents=self.models.latents(name, list(trials.split.stimuli)))
 
     @property
-    def _side(self) -> int:
-        """Side of the full-size test stimuli, of which as much is kept as was shown."""
-        side = self.generator.resolution
-        return int(crop_centre(torch.empty(side, side), self.config.stimuli.crop).shape[0])
+    def _scoring(self) -> Scoring:
+        return Scoring(self.layout, self.config, self.stimuli, self.generator)
 
-    def _pictures(self, model: Baseline, latents: NDArray[np.floating]) -> Pictures:
-        """Pictures of latents, as large as the stimuli that they are compared with."""
-        parts = [to_uint8(resize(model.images(latents[k : k + 8]), self._side)) for k in range(0, len(latents), 8)]
-        return np.concatenate(parts)
+    def _inference(self, subject: str) -> dict[str, Any]:
+        return self._scoring.inference(derived_seed(self.config.seed, "permutation", subject))
 
-    def _write(self, paths: list[Path], pictures: Pictures) -> None:
-        for path, picture in zip(paths, pictures, strict=True):
-            write_picture(path, picture)
+    def _judging(self, subject: str) -> dict[str, Any]:
+        """Return all settings that scores depend on."""
+        return {
+            **self.config.evaluation.model_dump(exclude={"baselines"}),
+            "networks": self._scoring.networks,
+            "crop": self.config.stimuli.crop,
+            "random_seed": derived_seed(self.config.seed, "random faces"),
+            "permutation_seed": derived_seed(self.config.seed, "permutation", subject),
+        }
 
 
 def _predict(coef: Array, intercept: Array, z: NDArray[Any]) -> Array:
@@ -378,6 +323,11 @@ def _stretched(predicted: Array, training: Array, units: Array) -> Array:
     norm = float(np.linalg.norm((training - centre) * units, axis=1).mean())
     stretched: Array = centre + match_norm((predicted - centre) * units, np.zeros_like(centre), norm) / units
     return stretched
+
+
+def _write_pictures(paths: Sequence[Path], pictures: NDArray[np.uint8]) -> None:
+    for path, picture in zip(paths, pictures, strict=True):
+        write_picture(path, picture)
 
 
 def _write_scores(paths: tuple[Path, Path], judged: Evaluation, names: list[str], first: dict[str, str]) -> None:

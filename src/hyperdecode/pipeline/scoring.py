@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ class Scoring:
         settings = {
             **self.config.evaluation.model_dump(exclude={"baselines"}),
             **self._blind.settings,
-            "networks": self._networks,
+            "networks": self.networks,
             "permutation_seed": seed,
         }
         inputs = (decoded, *pictures, *self._blind.paths)
@@ -85,17 +85,44 @@ class Scoring:
 
     def _evaluate(self, subject: str, model: str, seed: int) -> dict[str, Any]:
         found = load_file(self.layout.decoded(subject, model, "latents.safetensors"))
-        shared: dict[str, Any] = {
-            "preset": preset_named(self.config.evaluation.preset),
-            "n_permutations": self.config.evaluation.n_permutations,
-            "seed": seed,
-        }
+        shared = self.inference(seed)
         judged = self._judged_latents(found, shared)
         made, shown = (
             np.stack([read_picture(path(name)) for name in self.stimuli.names("test")])
             for path in (partial(self.layout.reconstruction, subject, model), self.layout.full_stimulus)
         )
-        blind = self._blind_pictures(found, seed)
+        pictures, facts = self.judged_pictures(made, shown, self._blind_pictures(found, seed), shared)
+        self._write(subject, model, judged.joined(pictures), found, seed)
+        return facts
+
+    def inference(self, seed: int) -> dict[str, Any]:
+        """Return what every evaluation of the study takes: preset, number of permutations and `seed`."""
+        return {
+            "preset": preset_named(self.config.evaluation.preset),
+            "n_permutations": self.config.evaluation.n_permutations,
+            "seed": seed,
+        }
+
+    def judged_pictures(
+        self, made: Pictures, shown: Pictures, blind: dict[str, Pictures], shared: dict[str, Any]
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """Judge pictures by features and pixels.
+
+        Parameters
+        ----------
+        made, shown : uint8 array of shape (n_faces, side, side, 3)
+        blind : dict of str to uint8 array of shape (n, side, side, 3)
+            Pictures of blind predictors.
+        shared : dict
+            Of `inference`.
+
+        Returns
+        -------
+        Evaluation
+        dict
+            ``warnings`` for the record, where there is no feature similarity.
+        """
+        found: list[Evaluation] = []
         facts: dict[str, Any] = {}
         if made.shape[1] < SMALLEST_FACE:
             facts["warnings"] = [f"no feature similarity: the pictures have fewer than {SMALLEST_FACE} pixels"]
@@ -104,10 +131,9 @@ class Scoring:
                 if network is None:
                     facts["warnings"] = [f"no feature similarity ({name}): {failed}"]
                 else:
-                    judged = judged.joined(_judged_features(name, network, made, shown, blind, shared))
-        judged = judged.joined(evaluate_pictures(made, shown, blind, **shared))
-        self._write(subject, model, judged, found, seed)
-        return facts
+                    found.append(_judged_features(name, network, made, shown, blind, shared))
+        found.append(evaluate_pictures(made, shown, blind, **shared))
+        return reduce(Evaluation.joined, found), facts
 
     def _judged_latents(self, found: dict[str, Latents], shared: dict[str, Any]) -> Evaluation:
         space = self._space
@@ -173,7 +199,7 @@ class Scoring:
         return BlindFaces(self.layout, self.config, self.stimuli, self.generator)
 
     @property
-    def _networks(self) -> dict[str, str]:
+    def networks(self) -> dict[str, str]:
         """Feature networks by the name of their similarity: dlib's, and the paper's where it was imported."""
         known = {"fsim_dlib": "dlib"}
         if any(imported_family(name) == PAPER_NETWORK for name in imported_names()):
@@ -184,7 +210,7 @@ class Scoring:
     def _loaded(self) -> list[tuple[str, FeatureNetwork | None, str]]:
         """Return each network, or why it cannot be had; one that is damaged is an error."""
         loaded: list[tuple[str, FeatureNetwork | None, str]] = []
-        for metric, name in self._networks.items():
+        for metric, name in self.networks.items():
             try:
                 loaded.append((metric, load_feature_network(name), ""))
             except WeightFileError:
