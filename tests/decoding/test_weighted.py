@@ -40,12 +40,28 @@ def test_shares_are_what_latents_explain_of_trials_left_out():
     unit = np.square(latents).sum(1).mean()
     shares = explained_shares(*map(torch.from_numpy, (latents, z)), torch.ones(40).double()).numpy()
     assert shares.mean() == pytest.approx(1) and (shares > 0).all()
+    shuffled = np.random.default_rng(0).permuted(z, axis=0)
     matches = []
     for alpha in unit * np.logspace(-2, 3, 11):
-        r2 = left_out_r2(z, latents, alpha)
-        expected = np.maximum(r2, -np.sort(r2[r2 < 0])[(len(r2[r2 < 0]) - 1) // 2])
+        r2, chance = (left_out_r2(values, latents, alpha) for values in (z, shuffled))
+        r2, chance = r2 - chance.mean(), chance - chance.mean()
+        sure = max(0, 1 - chance.var() / r2.var())
+        least = np.sort(np.abs(chance))[(len(chance) - 1) // 2]
+        expected = np.maximum(r2.mean() + sure * (r2 - r2.mean()), least)
         matches.append(np.abs(shares - expected / expected.mean()).max())
     assert min(matches) < 1e-9, "no penalty of the encoding model gives these shares"
+
+
+def test_voxels_that_cannot_be_told_apart_are_alike():
+    """All know as little: what R^2 differs by is chance, and weights by it would throw most voxels away."""
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((400, 60))
+    voxels = latents @ rng.standard_normal((60, 500)) / np.sqrt(60) + 8 * rng.standard_normal((400, 500))
+    alike = explained_shares(torch.from_numpy(latents), torch.from_numpy(voxels), torch.ones(400).double()).numpy()
+    voxels[:, :100] = voxels[:, 400:] + 4 * latents[:, :1]
+    apart = explained_shares(torch.from_numpy(latents), torch.from_numpy(voxels), torch.ones(400).double()).numpy()
+    assert 1 / np.square(alike).mean() > 0.85, "about as many voxels count as there are"
+    assert np.median(apart[:100]) > 2 * np.median(apart[100:])
 
 
 def test_voxels_that_tell_are_found_and_help():
@@ -70,7 +86,7 @@ def test_the_penalty_for_averages_is_lower_and_better_for_them():
     """Much noise, few trials: what is too noisy for a trial is worth knowing of an average."""
     gains, lower = [], 0
     for seed in range(6):
-        x, y, new, true = planted(n=300, n_new=40 * 20, seed=seed, strength=0.12)
+        x, y, new, true = planted(n=300, n_new=40 * 20, seed=seed, strength=0.15)
         repeats = np.repeat(true[:40], 20, axis=0)
         rng = np.random.default_rng(100 + seed)
         basis = np.linalg.lstsq(true, new - new.mean(0), rcond=None)[0]

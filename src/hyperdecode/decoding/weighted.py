@@ -37,13 +37,15 @@ class WeightedRidgeDecoder(LinearDecoder):
 
     .. math::
         \min_{B, b} \sum_i w_i \lVert y_i - B^\top z_i - b \rVert^2 + \alpha \sum_v \lVert B_v \rVert^2 / s_v,
-        \qquad s_v = \max(R^2_v, \epsilon),
+        \qquad s_v = \max(m + \rho (R^2_v - m), \epsilon),
 
     with :math:`R^2_v` the share of voxel v's variance that an encoding model (ridge regression from latents to voxels,
-    one penalty) predicts on trials left out one by one, and :math:`\epsilon` the size that :math:`R^2` of voxels
-    without signal has by chance: the median of those below zero. s is divided by its mean. In the Bayesian
-    reading s is the prior variance of a voxel's weights, which for independent noise is proportional to :math:`R^2_v`.
-    Where nothing is explained all voxels are alike, and this is plain ridge regression.
+    one penalty) predicts on trials left out one by one, less what it is on average for voxels whose trials were
+    shuffled; m its mean over voxels; :math:`\rho = 1 - \mathrm{var}_0 / \mathrm{var}`, not below zero, the share of its
+    variance over voxels that the shuffled ones do not have, so that s is its linear estimate; and :math:`\epsilon`
+    the median size of it in shuffled voxels. s is divided by its mean. In the Bayesian reading s is the prior variance
+    of a voxel's weights, which for independent noise is proportional to :math:`R^2_v`. Where voxels cannot be told
+    apart, all are alike, and this is plain ridge regression.
 
     The penalty :math:`\alpha` is chosen by folds, and *s is learned anew in each without the trials left out*: with
     voxels weighed by all trials, the left-out trials would have been seen. Chosen is the one whose predictions p, at
@@ -278,18 +280,28 @@ def explained_shares(latents: Tensor, voxels: Tensor, weights: Tensor) -> Tensor
     unit = float(kernel.diagonal().mean())
     if not unit > 0:
         return torch.ones(voxels.shape[1]).to(voxels)
-    spectrum = decompose(kernel, voxels, weights, latents.shape[1])
-    sample = spectrum._replace(targets=spectrum.targets[:, :: max(1, voxels.shape[1] // N_SAMPLE)])
+    n_voxels = voxels.shape[1]
+    some = slice(None, None, max(1, n_voxels // N_SAMPLE))
+    both = torch.cat([voxels, _shuffled(voxels[:, some])], 1)
+    spectrum = decompose(kernel, both, weights, latents.shape[1])
+    sample = spectrum._replace(targets=spectrum.targets[:, :n_voxels][:, some])
     alphas = unit * ENCODING_ALPHAS
     errors = left_out_errors(sample, alphas.tolist()).mean(1)
     best = float(alphas[int(torch.where(errors.isnan(), torch.inf, errors).argmin())])
-    share = 1 - left_out_errors(spectrum, [best])[0] / _blind_errors(voxels, weights)
-    share = torch.where(share.isfinite(), share, 0)
-    above, below = share[share > 0], share[share < 0]
-    if not len(above):
-        return torch.ones_like(share)
-    bounded = share.clamp_min(float(-below.median()) if len(below) else float(above.min()))
-    return bounded / bounded.mean()
+    shares = 1 - left_out_errors(spectrum, [best])[0] / _blind_errors(both, weights)
+    shares = torch.where(shares.isfinite(), shares, 0)
+    chance = shares[n_voxels:] - shares[n_voxels:].mean()
+    share = shares[:n_voxels] - shares[n_voxels:].mean()
+    spread = float(share.var(correction=0))
+    sure = max(0.0, 1 - float(chance.square().mean()) / spread) if spread > 0 else 0.0
+    estimate = (share.mean() + sure * (share - share.mean())).clamp_min(float(chance.abs().median()))
+    return estimate / estimate.mean() if float(estimate.mean()) > 0 else torch.ones_like(estimate)
+
+
+def _shuffled(voxels: Tensor) -> Tensor:
+    """Return voxels with their trials in random order, each voxel's its own: what they are without latents."""
+    shuffled = np.random.default_rng(0).permuted(voxels.numpy(force=True), axis=0)
+    return torch.from_numpy(shuffled).to(voxels)
 
 
 def _blind_errors(voxels: Tensor, weights: Tensor) -> Tensor:
