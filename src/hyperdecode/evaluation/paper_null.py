@@ -23,6 +23,7 @@ from hyperdecode.evaluation.blind import blind_predictions
 from hyperdecode.evaluation.identification import identification_accuracy, win_rates
 from hyperdecode.evaluation.metrics import checked_pair, correlation_scores, lsim_scores
 from hyperdecode.evaluation.permutation import pairing_permutation_test
+from hyperdecode.evaluation.random_null import random_latents_test
 
 __all__ = ["NULL_COLUMNS", "RandomLatentTest", "blind_null_table", "pairs_binomial_test", "random_latent_test"]
 
@@ -41,25 +42,19 @@ class RandomLatentTest:
         Mean latent similarity of predictions and stimuli.
     p_value : float
         Share of sets of random latents that are as similar to the stimuli; at least ``1 / (n_draws + 1)``.
-    null_mean, null_sd : float
-        Of the similarity of these sets.
+    null_mean : float
+        Mean similarity of random latents and the stimuli.
     """
 
     statistic: float
     p_value: float
     null_mean: float
-    null_sd: float
 
 
 def random_latent_test(
     predicted: ArrayLike, true: ArrayLike, random: ArrayLike, n_draws: int = 10_000, seed: int = 0
 ) -> RandomLatentTest:
-    r"""Compare latent similarity with that of random latents, as the paper does.
-
-    .. math:: p = \frac{1 + \#\{d : \mathrm{mean}_i\, s(r_{d(i)}, t_i) \ge \mathrm{mean}_i\, s(p_i, t_i)\}}
-        {1 + n_{\mathrm{draws}}},
-
-    where a draw d gives each face one of the random latents r.
+    """Compare latent similarity with that of random latents, as the paper does, by `random_latents_test`.
 
     Parameters
     ----------
@@ -95,10 +90,8 @@ def random_latent_test(
         )
     statistic = float(np.diagonal(lsim_scores(p, t)).mean())
     table = lsim_scores(r, t)
-    rng = np.random.default_rng(seed)
-    null = table[rng.integers(len(r), size=(n_draws, len(t))), np.arange(len(t))].mean(axis=1)
-    exceeding = int((null >= statistic - 1e-12).sum())
-    return RandomLatentTest(statistic, (1 + exceeding) / (1 + n_draws), float(null.mean()), float(null.std()))
+    p_value = random_latents_test(table, statistic, n_draws, seed)
+    return RandomLatentTest(statistic, p_value, float(table.mean()))
 
 
 def pairs_binomial_test(scores: ArrayLike) -> float:
