@@ -333,7 +333,7 @@ def test_latents_z_are_drawn_through_w(study, work, tiny_generator):
 
 
 def test_pictures_of_predictions_as_they_are(study, work):
-    config = StudyConfig.model_validate(settings().model_dump() | {"decoding": {"match_norm": False}})
+    config = StudyConfig.model_validate(settings().model_dump() | {"decoding": {"model": "ridge", "match_norm": False}})
     found = load_file(work(study, config, zmaps=zmap(study), pictures=False).latents)
     assert np.array_equal(found["predicted"], found["drawn"])
 
