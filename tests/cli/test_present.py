@@ -1,6 +1,7 @@
 """`hyperdecode present` as its user meets it, on SDL's dummy display in real time: a run of six seconds."""
 
 import json
+import re
 import sys
 
 import pandas as pd
@@ -86,7 +87,7 @@ def test_escape(study, program, monkeypatch):
 
 def test_the_display_is_measured(study, program):
     code, out, _ = program(study, "--check")
-    assert (code == 0 and "Refresh: 60." in out) or "Refresh: 59." in out
+    assert code == 0 and re.search(r"Refresh: (5\d|6\d)\.", out), "60 Hz by a clock that other programs disturb"
     assert program.measured == [300] and "picture 300 px" in out and "Flips do not wait for this display" in out
 
 

@@ -12,6 +12,8 @@ import pandas as pd
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
+from hyperdecode.pipeline.baselines import Baselines
+from hyperdecode.pipeline.ceilings import Ceilings
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.reporting import report_step
@@ -39,8 +41,10 @@ STEPS = (
     "mask",
     "decode",
     "posterior",
+    "ceiling",
     "reconstruct",
     "evaluate",
+    "baselines",
     "report",
 )
 BY_RUN = ("realign", "bold", "zmaps")
@@ -249,16 +253,21 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
 
 
 def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, Step]]:
+    parts = (analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
+    ceilings, baselines = Ceilings(*parts), Baselines(*parts, analysis.progress)
     steps: list[tuple[str, Step]] = []
     for chain in chains:
         steps += chain.steps()
         steps += [("decode", analysis.decode(chain.label, model)) for model in analysis.models]
         if analysis.config.decoding.posterior:
             steps.append(("posterior", analysis.posterior(chain.label)))
+        steps.append(("ceiling", ceilings.step(chain.label)))
     steps.append(("reconstruct", analysis.full_stimuli()))
+    steps += baselines.shared()
     for chain in chains:
         for model in analysis.models:
             steps += analysis.faces_and_scores(chain.label, model)
+        steps += baselines.steps(chain.label)
     steps.append(("report", report_step(analysis, chains, {})))
     return steps
 
