@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from hyperdecode.errors import UserError
-from hyperdecode.report.beside import beside_figure, models_figure
+from hyperdecode.report.beside import FACES_A_ROW, beside_figure, models_figure
 from hyperdecode.report.strips import GAP
 from tests.report.test_build import solid
 
@@ -86,10 +86,10 @@ def test_every_face_of_every_method_is_on_the_sheet_in_its_place():
     )
     sheet = np.asarray(Image.open(io.BytesIO(figure.png)).convert("RGB")).astype(int)
     assert figure.uri.startswith("data:image/jpeg")
-    left = sheet.shape[1] - 9 * (size + GAP)
+    left = sheet.shape[1] - FACES_A_ROW * (size + GAP)
     tall = (sheet.shape[0] - 2 * GAP) // 2
     for i in range(n):
-        block, column = divmod(i, 9)
+        block, column = divmod(i, FACES_A_ROW)
         for row, base in enumerate((0, 100, 180, 250)):
             y = block * (tall + 2 * GAP) + tall - (4 - row) * (size + GAP) + size // 2
             colour = sheet[y, left + column * (size + GAP) + size // 2]

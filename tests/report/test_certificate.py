@@ -49,7 +49,7 @@ def test_test_trials_are_red_by_role_and_by_list(record, test_lists):
 def test_the_scatter_of_test_repeats_is_told_and_is_no_leak():
     certificate = Certificate((fitted(), fitted("stretch", "scatter", TEST)), (), test_sha256=(TEST,))
     assert certificate.clean
-    assert "how repeats of test faces scatter (never which face it was) was used" in certificate.sentence
+    assert "How repeats of test faces scatter, never which face it was, was used" in certificate.sentence
     assert "how their repeats scatter, never which face" in certificate_html(certificate)
 
 

@@ -71,7 +71,7 @@ def test_a_study_that_fitted_on_test_trials_is_no_evidence(data):  # noqa: F811
     leaking = verdict(good, certificate("test"))
     assert not leaking.decoded and leaking.sentence.startswith("Test trials were fitted on, so that no score here")
     html = render_report(replace(data, certificate=certificate("test")))
-    assert 'class="verdict no" aria-label="Verdict"' in html and RED in html
+    assert 'class="verdict no leak" aria-label="Verdict"' in html and RED in html
     assert "touched test trials: 2 of 10" in html and "Test trials were fitted on" in html
     clean = render_report(replace(data, certificate=certificate()))
     assert 'class="verdict" aria-label="Verdict"' in clean and RED not in clean

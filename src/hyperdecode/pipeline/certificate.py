@@ -75,7 +75,7 @@ def study_certificate(
             test_lists.append(table.hash(table.test))
     if axes:
         words = f"generated faces outside the study: {axes}"
-        records.append(FittedOn("attribute axes", "attributes", "outside", note=words))
+        records.append(FittedOn("attribute axes", "", "outside", note=words))
     overrides = tuple(f"a run that cannot be used ({name}: {why})" for name, why in (skipped or {}).items())
     return Certificate(tuple(records), _pairs(found, stimuli), overrides, tuple(test_lists))
 

@@ -22,7 +22,7 @@ __all__ = ["beside_figure", "models_figure"]
 Pictures = NDArray[np.uint8]
 
 MODEL_COLUMNS = ("model", "subject", "metric", "score", "low", "high", "best_blind_score")
-FACES_A_ROW = 9
+FACES_A_ROW = 8
 WIDEST = 0.25
 """Of a bar, where models and subjects are few; models lie 1 apart."""
 
@@ -107,7 +107,7 @@ def beside_figure(
     Returns
     -------
     Figure
-        The paper's Figure 7 as a JPEG: at most nine faces a row of the sheet, all of them on it.
+        The paper's Figure 7 as a JPEG: at most eight faces a row of the sheet, all of them on it.
 
     Raises
     ------

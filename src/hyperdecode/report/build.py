@@ -70,6 +70,7 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
         faces=_face_views(data, picture_size),
         face_metrics=_face_metric_names(data),
         metrics=METRICS,
+        n_scores=sum(int(table["best_blind_score"].notna().sum()) for table in tables.values()),
         n_columns=1 + sum(1 + len(s.beside) for s in data.subjects),
     )
 

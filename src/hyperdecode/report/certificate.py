@@ -136,8 +136,11 @@ class Certificate:
 
     @property
     def sentence(self) -> str:
-        """What the certificate shows, in one sentence, from its records and nothing else."""
-        return f"{self._fits()}, {self._faces()}, and {self._checks()}."
+        """What the certificate shows, in a sentence or two, from its records and nothing else."""
+        text = f"{self._fits()}, {self._faces()}, and {self._checks()}."
+        if self._count("scatter"):
+            text += " How repeats of test faces scatter, never which face it was, was used where the table says so."
+        return text
 
     def _fits(self) -> str:
         fits = [record for record in self.records if record.role in ("train", "test")]
@@ -151,9 +154,7 @@ class Certificate:
         else:
             text = f"All {len(fits)} fits on record were made on training trials only"
         if unknown:
-            text += f", {unknown} {'is' if unknown == 1 else 'are'} not recorded"
-        if self._count("scatter"):
-            text += ", how repeats of test faces scatter (never which face it was) was used as the table says"
+            text += f" ({unknown} {'is' if unknown == 1 else 'are'} not recorded)"
         return text
 
     def _faces(self) -> str:

@@ -26,8 +26,8 @@ def beside_view(subject: SubjectReport) -> dict[str, object]:
         ]
         # Of a number without a best blind predictor (the length of latents, say) more is not better.
         ranked = not np.isnan(values).all() and not np.isnan(by_metric[subject.model].loc[metric, "best_blind_score"])
-        best = int(np.nanargmax(values)) if ranked else -1
-        cells = [(score_text(metric, value), place == best) for place, value in enumerate(values)]
+        best = float(np.nanmax(values)) if ranked else float("nan")
+        cells = [(score_text(metric, value), value == best) for value in values]
         rows.append((METRICS.get(metric, (metric, ""))[0], cells))
     return {
         "names": list(tables),

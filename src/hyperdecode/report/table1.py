@@ -89,8 +89,8 @@ def table1_html(
     _require(table, list(TABLE1_COLUMNS), "Table 1")
     subjects = list(dict.fromkeys(table["subject"]))
     cells = {tuple(row[key] for key in KEYS): row for _, row in table.iterrows()}
-    printed = published_table()
-    paper = dict(zip(zip(*(printed[key] for key in KEYS), strict=True), printed["score"].astype(float), strict=True))
+    whole = published_table()
+    paper = dict(zip(zip(*(whole[key] for key in KEYS), strict=True), whole["score"].astype(float), strict=True))
     rows = []
     for metric in dict.fromkeys(table["metric"]):
         methods = list(dict.fromkeys(table.loc[table["metric"] == metric, "method"]))
@@ -99,7 +99,8 @@ def table1_html(
             first = name if place == 0 else Markup('<th scope="row" aria-label="{}"></th>').format(_label(str(metric)))
             ours = [_cells(cells.get((method, subject, metric))) for subject in subjects]
             key = (published_as or {}).get(str(method), str(method))
-            theirs = [_paper_cell(paper.get((key, s, paper_metric(str(metric))))) for s in ("S1", "S2") if published]
+            printed = [paper.get((key, s, paper_metric(str(metric)))) for s in ("S1", "S2") if published]
+            theirs = [_paper_cell(score, place == 0) for place, score in enumerate(printed)]
             method_cell = Markup('<td style="text-align:left">{}</td>').format(METHOD_WORDS.get(method, method))
             rows.append(Markup("<tr>{}{}{}{}</tr>").format(first, method_cell, _join(ours), _join(theirs)))
     return Markup(
@@ -158,14 +159,14 @@ def _metric_words(metric: str) -> tuple[str, str]:
 
 
 def _head(subjects: Sequence[str], published: bool) -> Markup:
-    groups = [Markup('<th scope="colgroup" colspan="2">{}</th>').format(subject) for subject in subjects]
+    groups = [
+        Markup('<th scope="colgroup" colspan="2" style="text-align:center">{}</th>').format(subject)
+        for subject in subjects
+    ]
     below = [Markup('<th scope="col">mean ± SE</th><th scope="col">p</th>') for _ in subjects]
     if published:
-        groups.append(
-            Markup(
-                '<th scope="colgroup" colspan="2" style="{}">The paper\N{RIGHT SINGLE QUOTATION MARK}s own data</th>'
-            ).format(_PAPER)
-        )
+        title = Markup('<th scope="colgroup" colspan="2" style="text-align:center;{}">{}</th>')
+        groups.append(title.format(_PAPER, "The paper\N{RIGHT SINGLE QUOTATION MARK}s own data"))
         below.append(Markup('<th scope="col" style="{}">S1</th><th scope="col">S2</th>').format(_PAPER))
     return Markup(
         '<thead><tr><th scope="col" rowspan="2">Metric</th><th scope="col" rowspan="2" style="text-align:left">Method'
@@ -192,11 +193,9 @@ def _cells(row: pd.Series | None) -> Markup:
     )
 
 
-def _paper_cell(score: float | None) -> Markup:
-    # Only the first of the two columns needs the rule, but a rule on both keeps them apart from ours when scrolled.
-    return Markup('<td class="quiet" style="{}">{}</td>').format(
-        _PAPER, "\N{EN DASH}" if score is None else f"{score:.4f}"
-    )
+def _paper_cell(score: float | None, first: bool) -> Markup:
+    rule = Markup(' style="{}"').format(_PAPER) if first else Markup("")
+    return Markup('<td class="quiet"{}>{}</td>').format(rule, "\N{EN DASH}" if score is None else f"{score:.4f}")
 
 
 def _note(table: pd.DataFrame, published: bool) -> Markup:
