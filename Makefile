@@ -41,6 +41,7 @@ bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/normalise.py --json
 	$(BIN)/python benchmarks/realign.py --json
 	$(BIN)/python benchmarks/decoders.py --json --only ridge
+	$(BIN)/python benchmarks/evaluation.py --json
 	$(BIN)/python benchmarks/simulate.py --json
 
 clean:

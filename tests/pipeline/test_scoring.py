@@ -92,7 +92,7 @@ def test_no_average_of_cropped_stimuli(study, tiny_generator):
 
 def test_tables_of_the_strict_preset(study, tiny_generator, monkeypatch):
     analysis, found = study
-    monkeypatch.setattr(scoring.Scoring, "_networks", property(lambda self: {}))
+    monkeypatch.setattr(scoring.Scoring, "networks", property(lambda self: {}))
     tables = judged(analysis)
     scores = tables["scores.tsv"].set_index("metric")
     assert list(tables["scores.tsv"].columns) == ["subject", "model", *TABLE_COLUMNS]
@@ -125,7 +125,7 @@ def test_attributes_give_a_table_and_matched_foils(study, monkeypatch):
     none = torch.zeros(2)
     attributes = AttributeNormals(("age", "smile"), normals, none, none + 1, "w")
     monkeypatch.setattr(LatentSpace, "attributes", property(lambda self: attributes))
-    monkeypatch.setattr(scoring.Scoring, "_networks", property(lambda self: {}))
+    monkeypatch.setattr(scoring.Scoring, "networks", property(lambda self: {}))
     tables = judged(analysis)
     table = tables["attributescores.tsv"].set_index("attribute")
     assert list(table.index) == ["age", "smile"]
@@ -167,7 +167,7 @@ def test_networks_that_cannot_be_had_are_said(study, monkeypatch):
 
 def test_the_papers_preset(study, monkeypatch):
     analysis, _ = study
-    monkeypatch.setattr(scoring.Scoring, "_networks", property(lambda self: {}))
+    monkeypatch.setattr(scoring.Scoring, "networks", property(lambda self: {}))
     scores = judged(analysis, settings(preset="hyper-paper"))["scores.tsv"].set_index("metric")
     assert list(scores.index) == ["identification", "lsim", "lsim_raw", "ssim_hyper-paper"]
     assert list(scores["null"]) == ["pairing", *["random latents"] * 3]
