@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.generators.attributes import AttributeNormals
 from hyperdecode.pipeline import latents as latent_spaces
 from hyperdecode.pipeline.ceilings import CEILING_COLUMNS, Ceilings
@@ -117,6 +118,18 @@ def test_the_step_writes_curve_and_ceilings(made, normals, tiny_generator):
     assert not judge(layout, settings(), stimuli, tiny_generator)[0], "a second run does nothing again"
     limits = {("sub-01", what): row.ceiling for what, row in by.iterrows()}
     assert "ceiling" in ceiling_figure(curve, limits).alt
+
+
+def test_the_end_of_the_curve_is_the_score_of_the_study(made, tiny_generator):
+    layout, stimuli, _ = made
+    curve = judge(layout, settings(), stimuli, tiny_generator)[1]
+    latents = load_file(layout.decoded("01", "ridge", "latents.safetensors"))
+    mean, sd = latent_spaces.LatentSpace(tiny_generator, "w", 1.0).scale
+    arrays = (latents[name] for name in ("predicted", "true", "training_mean"))
+    table = evaluate_latents(*arrays, mean=mean, sd=sd, n_permutations=100).table.set_index("metric")
+    last = curve[curve.n_repeats == 6].set_index("metric")["score"]
+    for metric in ("identification", "cosine"):
+        assert last[metric] == pytest.approx(table.loc[metric, "decoder"], abs=1e-3)
 
 
 def test_ceilings_of_latents_are_those_of_the_decoder_without_noise(made, tiny_generator):
