@@ -40,3 +40,8 @@ def test_words_of_a_figure_are_escaped_and_its_kind_is_that_of_its_bytes():
     assert "says &lt;b&gt; &amp; more" in html and 'alt="alt &#34;x&#34;"' in html and "<b>" not in html
     assert Figure("t", jpeg, "").uri.startswith("data:image/jpeg;base64,")
     assert 'alt="T &lt;i&gt; of sub-01"' in Figure("T <i>", jpeg, "").html("sub-01")
+
+
+def test_a_sheet_of_noise_can_be_written():
+    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), np.uint8)
+    assert Image.open(io.BytesIO(jpeg_bytes(Image.fromarray(noise)))).size == (300, 400)

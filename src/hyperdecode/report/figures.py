@@ -73,7 +73,8 @@ def png_bytes(figure: Canvas) -> bytes:
 def jpeg_bytes(image: Image.Image, quality: int = 88) -> bytes:
     """Return a sheet of pictures with labels as a JPEG whose colours are not subsampled, so that text stays sharp."""
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality, subsampling=0, optimize=True)
+    # Pillow's buffer for an optimised file is too small for busy pictures whose colours are not subsampled.
+    image.save(stream, "JPEG", quality=quality, subsampling=0)
     return stream.getvalue()
 
 
