@@ -42,7 +42,7 @@ def settings(test_repeats=6, n_test=24):
     )
 
 
-def make_study(folder, config, generator):
+def make_study(folder, config, generator, signal=1.0):
     """Write stimuli, masked trials that follow them linearly, and a decoder."""
     write_config(folder, config)
     stimuli = make_stimuli(folder, config, generator)
@@ -52,7 +52,7 @@ def make_study(folder, config, generator):
     latents = stimuli.latents(shown, "w").double().numpy()
     rng = np.random.default_rng(0)
     standard = (latents - latents.mean(0)) / latents.std(0)
-    response = standard @ rng.standard_normal((latents.shape[1], N_VOXELS))
+    response = signal * standard @ rng.standard_normal((latents.shape[1], N_VOXELS))
     z = (response + NOISE * rng.standard_normal(response.shape)).astype(np.float32)
     path = layout.subject("01", "desc-masked_zmaps.safetensors")
     path.parent.mkdir(parents=True)
@@ -154,6 +154,19 @@ def test_test_faces_shown_once(tmp_path, tiny_generator):
     assert len(ceilings) == 0 and tuple(ceilings.columns) == CEILING_COLUMNS
     assert "0 of 24 test faces were shown more than once" in facts["reason"]
     assert "each shown once" in facts["power_words"] and "Twice" not in facts["power_words"]
+
+
+@pytest.mark.filterwarnings("ignore::hyperdecode.errors.DataWarning")
+def test_voxels_that_know_nothing(tmp_path, tiny_generator):
+    config = settings()
+    layout, stimuli, _ = make_study(tmp_path / "study", config, tiny_generator, signal=0.0)
+    _, curve, ceilings, facts = judge(layout, config, stimuli, tiny_generator)
+    by = ceilings.set_index("what")
+    assert (by.loc[["voxels", "latents", "identification"], "low"] < [0.01, 0.01, 0.6]).all()
+    assert ((curve.low <= curve.score) & (curve.score <= curve.high)).all()
+    assert 0.3 < facts["accuracy"] < 0.7 and facts["power_low"] < 0.1
+    # Nothing is made of a chance result that its limits do not carry.
+    assert "probability" in facts["power_words"] or "not above chance" in facts["power_words"]
 
 
 def test_few_faces_have_no_power(tmp_path, tiny_generator):

@@ -102,7 +102,8 @@ class Ceilings:
         decoder.require_voxels(trials.voxels, decoder.shape, decoder.affine)
         rows = trials.test_rows
         faces = [trials.split.stimuli[row] for row in rows]
-        latents = np.asarray(decoder.predict(trials.z[rows]), np.float64)
+        # In double precision, as the study's averages are decoded: a decoder that found little says little.
+        latents = np.asarray(decoder.predict(np.asarray(trials.z[rows], np.float64)), np.float64)
         mean, sd = scale.scale
         decoded, true = (standardise(values, mean, sd) for values in (latents, trials.test_latents))
         centre = standardise(decoder.latent_mean, mean, sd)
