@@ -176,8 +176,9 @@ def test_the_record_says_which_trials_were_used(study):
     assert [fact["trials_sha256"] for fact in facts] == [hashes["train"], hashes["test"]]
     config = settings()
     certificate = study_certificate(Layout(study), config, read_stimuli(study), ["ridge"])
-    said = [record for record in certificate.records if "eigenfaces" in record.what]
-    assert len(said) == 2, "the certificate knows nothing of the baseline"
+    said = {record.what: record.role for record in certificate.records if record.step == "decode_sub-01_eigenfaces"}
+    assert set(said) == {"decoder of eigenfaces", "stretch of eigenfaces"}
+    assert said["decoder of eigenfaces"] == "train", "the certificate knows nothing of the baseline"
 
 
 def test_drawn_latents_have_the_length_of_training_latents(study, tiny_generator):
