@@ -83,6 +83,13 @@ def test_blind_faces(study, tiny_generator):
     assert np.abs(latents["random"][:, None] - shown.numpy()).max(2).min() > 1e-3
 
 
+def test_zero_stands_for_the_average_face_in_both_spaces(tiny_generator):
+    mean = tiny_generator.w_statistics()[0]
+    expected = LatentSpace(tiny_generator, "w", 0.8).pictures(mean[None].numpy())
+    for space in ("w", "z"):
+        assert np.array_equal(LatentSpace(tiny_generator, space, 0.8).average_face(), expected)
+
+
 def test_no_average_of_cropped_stimuli(study, tiny_generator):
     analysis, _ = study
     config = analysis.config.model_copy(update={"stimuli": analysis.config.stimuli.model_copy(update={"crop": 0.8})})

@@ -55,6 +55,15 @@ class LatentSpace:
         tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
         return picture_latents(self.generator, tensor, self.truncation) if self.space == "z" else tensor
 
+    def average_face(self) -> NDArray[np.uint8]:
+        """Make the picture that predicting zero stands for, (1, side, side, 3): the mean w's, where there is a w.
+
+        No face lies at z = 0: a mapping network makes a flat picture of it.
+        """
+        if "w" not in self.generator.spaces:
+            return self.pictures(np.zeros((1, self.generator.latent_dim)))
+        return to_uint8(self.generator.images(self.generator.w_statistics()[0][None]))
+
     def pictures(self, latents: NDArray[np.floating], resolution: int | None = None) -> NDArray[np.uint8]:
         """Make the picture of each latent, (n, side, side, 3), one after the other."""
         return np.concatenate(

@@ -155,10 +155,9 @@ class Scoring:
         )
 
     def _blind_pictures(self, found: dict[str, Latents], seed: int) -> dict[str, Pictures]:
-        mean, _ = self._space.scale
         return {
             "mean": self._space.pictures(found["training_mean"][None]),
-            "zero": self._space.pictures(mean[None]),
+            "zero": self._space.average_face(),
             "noise": self._space.pictures(matched_noise(found["drawn"], 1, seed)[0]),
             **self._blind.read(),
         }
