@@ -162,20 +162,19 @@ def test_a_decoder_of_other_numbers_is_found_out(study):
     assert record.role == "unknown" and "fingerprint of other numbers" in record.note
 
 
-def test_other_steps_that_say_what_they_were_fitted_on_are_listed(study):
+def test_baselines_are_listed_with_what_their_records_say(study):
     table = pd.read_csv(trials_of(study), sep="\t")
-    facts = {
-        "fitted_on": [
-            fitted_on("eigenfaces: weights", np.flatnonzero(table["role"] == "train"), list(table["stim_file"]))
-        ]
-    }
+    fact = fitted_on("decoder of eigenfaces", np.flatnonzero(table["role"] == "train"), list(table["stim_file"]))
     mask = tomllib.loads(record_of(study, "mask_sub-01").read_text())
-    for name in ("decode_sub-01_eigenfaces", "decode_sub-011_eigenfaces"):
-        record_of(study, name).write_text(tomli_w.dumps({"key": "k", "facts": facts, "inputs": mask["outputs"]}))
-    mine = [record for record in certificate(study).records if record.what == "eigenfaces: weights"]
-    assert [(record.step, record.role, record.n_trials) for record in mine] == [
-        ("decode_sub-01_eigenfaces", "train", 20)
-    ]
+    record = {"key": "k", "facts": {"fitted_on": [fact]}, "inputs": mask["outputs"]}
+    record_of(study, "decode_sub-01_eigenfaces").write_text(tomli_w.dumps(record))
+    record_of(study, "baseline_eigenfaces").write_text(tomli_w.dumps({"facts": {"training_faces": 20}}))
+    asked = CONFIG.evaluation.model_copy(update={"baselines": ("eigenfaces", "vaegan")})
+    names = by_name(certificate(study, CONFIG.model_copy(update={"evaluation": asked})))
+    assert names["decoder of eigenfaces"].role == "train" and names["decoder of eigenfaces"].n_trials == 20
+    assert names["decoder of vaegan"].note == "there is no record of this step"
+    assert names["components of eigenfaces"].note == "pictures of 20 training faces"
+    assert "decoder of eigenfaces" not in by_name(certificate(study)), "the study has no baselines"
 
 
 def test_near_duplicates_and_runs_left_out_are_named(analysed):

@@ -17,6 +17,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file
 from hyperdecode.pipeline.fitted_on import FITTED_ON, trials_sha256
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
+from hyperdecode.pipeline.records import read_facts
 from hyperdecode.report.certificate import Certificate, FittedOn, NearDuplicate
 from hyperdecode.stimuli.duplicates import NeighbourCheck
 from hyperdecode.study.config import StudyConfig
@@ -73,6 +74,10 @@ def study_certificate(
         table = _Trials.of(layout, stimuli, label)
         if table is not None and table.test.size:
             test_lists.append(table.hash(table.test))
+    if "eigenfaces" in config.evaluation.baselines:
+        n = read_facts(layout.records, "baseline_eigenfaces").get("training_faces", "an unrecorded number of")
+        note = f"pictures of {n} training faces"
+        records.append(FittedOn("components of eigenfaces", "baseline_eigenfaces", "outside", note=note))
     if axes:
         words = f"generated faces outside the study: {axes}"
         records.append(FittedOn("attribute axes", "", "outside", note=words))
@@ -101,7 +106,9 @@ def subject_records(
         found += reader.decoder(model, config.decoding.space)
     if config.decoding.posterior:
         found += reader.step(f"posterior_sub-{label}", "posterior")
-    return found + reader.others({record.step for record in found})
+    for name in config.evaluation.baselines:
+        found += reader.step(f"decode_sub-{label}_{name}", f"decoder of {name}")
+    return found
 
 
 def training_hashes(layout: Layout, stimuli: StimulusSet, label: str) -> dict[str, str]:
@@ -181,15 +188,6 @@ class _Reader:
             note = f"{facts['stretch']:.2f} times, the same for all faces shown as often"
             found.append(self._trials("stretch of averages", name, "scatter", self.table.test, note))
         return found + [self._fact(name, record, fact) for fact in facts.get(FITTED_ON, [])]
-
-    def others(self, seen: set[str]) -> list[FittedOn]:
-        """Return what any other step of the subject has on record, baselines say."""
-        found = []
-        for path in sorted(self.layout.records.glob("*.toml")):
-            record = _record(path)
-            if f"_{self.who}_" in f"{path.stem}_" and path.stem not in seen and record.get("key"):
-                found += [self._fact(path.stem, record, fact) for fact in record.get("facts", {}).get(FITTED_ON, [])]
-        return found
 
     def _fitted(
         self, name: str, what: str, record: Mapping[str, Any], model: str, space: str, penalty: str

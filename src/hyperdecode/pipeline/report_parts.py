@@ -13,6 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hyperdecode.evaluation.bootstrap import bootstrap_interval
+from hyperdecode.pipeline.records import read_facts
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.beside import beside_figure, models_figure
 from hyperdecode.report.ceilingfigure import ceiling_figure
@@ -155,13 +156,17 @@ class Parts:
         return pd.DataFrame(columns=["what", "ceiling", "low", "high"]) if found is None else found
 
     def _ceiling_words(self, label: str) -> str:
-        """Ceilings of what no line is drawn of."""
+        """Say what no line is drawn of: ceilings of voxels and latents, and the power of the test."""
         table = self._ceiling(label)
         parts = []
         for _, row in table[table["what"].isin(["voxels", "latents"])].iterrows():
             limit, low, high = (score_text("", float(row[key])) for key in ("ceiling", "low", "high"))
             parts.append(f"{row['what']} {limit} ({low} to {high})")
-        return f"sub-{label}, ceilings with 95% intervals: {', '.join(parts)}." if parts else ""
+        text = f"sub-{label}, ceilings with 95% intervals: {', '.join(parts)}." if parts else ""
+        facts = read_facts(self.layout.records, f"ceiling_sub-{label}")
+        said = [f"{facts['reason']}." if "reason" in facts else "", str(facts.get("power_words", ""))]
+        more = " ".join(words for words in said if words)
+        return " ".join(part for part in (text, f"sub-{label}: {more}" if more else "") if part)
 
     def _floor(self) -> dict[str, float]:
         """Best score without the brain of each metric, the highest over subjects."""

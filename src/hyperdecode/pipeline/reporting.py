@@ -81,8 +81,17 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
 def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
     """Names of the steps whose records the report quotes."""
     decoded = [analysis.decode(chain.label, model).name for model in analysis.models]
-    posterior = [analysis.posterior(chain.label).name] if analysis.config.decoding.posterior else []
-    return [*(step.name for _, step in chain.steps()), *decoded, *posterior]
+    names = [*(step.name for _, step in chain.steps()), *decoded]
+    if analysis.config.decoding.posterior:
+        names.append(analysis.posterior(chain.label).name)
+    who = f"sub-{chain.label}"
+    names += [f"evaluate_{who}_{model}" for model in analysis.models]
+    baselines = analysis.config.evaluation.baselines
+    return [
+        *names,
+        f"ceiling_{who}",
+        *(f"{kind}_{who}_{name}" for name in baselines for kind in ("decode", "evaluate")),
+    ]
 
 
 def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> None:
@@ -106,7 +115,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         comparisons=parts.comparisons(stimuli, [subject.reconstructions for subject in subjects]),
         strips=[page for chain in chains for page in _strips(analysis, chain)],
         ceilings=parts.ceilings(),
-        preset=_preset(config),
+        preset=preset_words(config.evaluation.preset),
         certificate=study_certificate(
             layout, config, analysis.stimuli, analysis.models, axes=_axes(analysis), checks=checks, skipped=skipped
         ),
@@ -143,12 +152,6 @@ def _faces(analysis: Analysis, events: pd.DataFrame) -> pd.DataFrame:
     names = [Path(str(name)).name for name in faces["stim_file"]]
     roles = np.where(faces["trial_type"] == REPEAT, REPEAT, analysis.stimuli.roles(names))
     return faces.assign(stim_file=names, trial_type=roles)
-
-
-def _preset(config: StudyConfig) -> str:
-    """Say which preset of metrics the study is judged by; empty where its settings name none."""
-    name = getattr(config.evaluation, "preset", "")
-    return preset_words(name) if name else ""
 
 
 def _parts(analysis: Analysis) -> Parts:

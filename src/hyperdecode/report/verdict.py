@@ -125,8 +125,6 @@ def verdict(
     if len(each) > 1:
         details.append(_over_subjects(tables))
     details += [f"{label}: {attributes_words(table)}" for label, table in (attributes or {}).items() if len(table)]
-    if preset:
-        details.append(preset)
     leaked = certificate is not None and certificate.leaked
     if leaked:
         opening = (
@@ -137,6 +135,8 @@ def verdict(
         details.append(
             "Test faces that are nearly the same as training faces are among these scores (see What was fitted)."
         )
+    if preset:
+        details.append(preset)
     caveats = tuple(c for v in each for c in v.caveats)
     return Verdict(passed == len(each) and not leaked, opening, tuple(details), caveats)
 
