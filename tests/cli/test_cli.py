@@ -136,7 +136,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     assert said.stderr.startswith(f"Error: no study at {tmp_path}") and said.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "init", "stimuli", "simulate", "run", "preprocess", "weights"])
+@pytest.mark.parametrize("command", ["demo", "init", "stimuli", "simulate", "run", "report", "preprocess", "weights"])
 def test_help(program, command):
     code, overview, _ = program("--help")
     assert code == 0 and f" {command} " in overview
@@ -166,6 +166,15 @@ def test_everything_is_up_to_date_the_second_time(done, program):
     code, out, _ = program("stimuli", done, "--check", "20")
     assert code == 0 and "20 pictures made again from their latents; largest difference 0 of 255" in out
     assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
+
+
+def test_the_report_again(done, program):
+    code, out, _ = program("report", done)
+    assert code == 0 and "Everything was up to date" in out and f"Report: {done / 'report.html'}" in out
+    before = (done / "table.tsv").read_bytes()
+    (done / "report.html").unlink()
+    code, out, _ = program("report", done)
+    assert code == 0 and (done / "report.html").exists() and (done / "table.tsv").read_bytes() == before
 
 
 def test_one_step_again(done, program):

@@ -1,4 +1,4 @@
-"""Commands on a study folder: init, simulate, run, and the demo that does it all."""
+"""Commands on a study folder: init, simulate, run, report, and the demo that does it all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["demo", "init", "run", "simulate"]
+__all__ = ["demo", "init", "report", "run", "simulate"]
 
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random in the study.")]
 
@@ -73,8 +73,8 @@ def run(
     step: Annotated[
         str | None,
         typer.Option(
-            help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, posterior, reconstruct, "
-            "evaluate or report."
+            help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, posterior, ceiling, "
+            "reconstruct, evaluate, baselines or report."
         ),
     ] = None,
     skip_failed: SkipFailed = False,
@@ -93,6 +93,15 @@ def run(
     made = read_stimuli(study)
     generator = shared.study_generator(config, console)
     _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, n_workers=workers)
+
+
+def report(study: StudyFolder, force: Force = False) -> None:
+    """Write the report of an analysed study again, from what `run` left: verdict, scores, Table 1, figures.
+
+    It holds what is there: other decoders ([decoding] beside), eigenfaces and VAE-GAN ([evaluation] baselines), the
+    comparison on simulated subjects (`hyperdecode compare`). Nothing is fitted.
+    """
+    run(study, "report", force=force)
 
 
 def demo(
