@@ -52,3 +52,9 @@ def test_the_typical_face_is_the_one_nearest_to_the_mean():
     assert typical_face(faces) == 2
     with pytest.raises(UserError, match="typical face"):
         typical_face(np.full((2, 2), np.nan))
+
+
+def test_noise_is_not_what_a_caller_drew_with_the_same_seed():
+    true = np.random.default_rng(0).standard_normal((36, 64))
+    noise = matched_noise(true, 1, seed=0)[0]
+    assert abs(np.corrcoef(noise.ravel(), true.ravel())[0, 1]) < 0.1

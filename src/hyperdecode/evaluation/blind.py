@@ -17,6 +17,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+NOISE_STREAM = 1
 
 BLIND_PREDICTORS: tuple[str, ...] = ("mean", "zero", "noise", "random", "nearest", "average", "shuffled")
 """Training mean; zero; noise with the decoder's own mean and spread; fresh latents of the generator; the training face
@@ -74,7 +75,8 @@ def matched_noise(predicted: ArrayLike, n_draws: int = 20, seed: int = 0) -> Arr
         Noise.
     """
     p = np.asarray(predicted, dtype=np.float64)
-    fresh = np.random.default_rng(seed).standard_normal((n_draws, *p.shape))
+    # A stream of its own: latents that a caller drew with the same seed must not come back as noise.
+    fresh = np.random.default_rng([seed, NOISE_STREAM]).standard_normal((n_draws, *p.shape))
     noise: Array = p.mean(axis=0) + p.std(axis=0) * fresh
     return noise
 
