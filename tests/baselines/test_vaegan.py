@@ -8,6 +8,7 @@ from hyperdecode.baselines.base import Baseline, best_possible
 from hyperdecode.baselines.networks import VaeGanSize
 from hyperdecode.baselines.vaegan import VaeGan, load_vaegan, read_vaegan
 from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.stimuli.pictures import resize, to_uint8
 
 SIZE = VaeGanSize(latent_dim=7, side=16, widths=(5, 6), critic=(4,))
 
@@ -88,3 +89,16 @@ def test_the_fingerprint_tells_weights_apart(model):
     changed["decoder.colours.bias"][0] += 0.01
     assert VaeGan.from_tensors(changed).fingerprint != model.fingerprint
     assert model.latent_units.tolist() == [1.0] * 7
+
+
+def test_the_weights_that_ship_give_held_out_faces_back(face_generator):
+    """Faces of seeds that training kept out (training/vaegan.py), at the size that the network has."""
+    model = load_vaegan()
+    assert (model.latent_dim, model.side) == (1024, 128)
+    w = face_generator.to_w(torch.cat([face_generator.sample(1, 2_500_000 + k) for k in range(6)]), 0.7)
+    shown = to_uint8(resize(face_generator.images(w, resolution=128), 128))
+    made = best_possible(model, shown)
+    x, y = shown.reshape(6, -1) / 127.5 - 1, made.reshape(6, -1) / 127.5 - 1
+    assert (1 - np.square(y - x).mean(1) / x.var(1)).mean() > 0.85
+    mean = np.square(x - x.mean(0)).mean(1) / x.var(1)
+    assert mean.mean() > 0.15, "one face is not the other"

@@ -112,7 +112,8 @@ def test_pictures_and_activations_are_those_of_other_programs(name, gradients):
     expected = torch.from_numpy(found["pictures"])
     pictures = generator.images(z)
     assert pictures.shape == expected.shape == (2, 3, 32, 32) and expected.std() > 0.3
-    assert (pictures - expected).abs().max() < 1e-4
+    # float32 through all layers, on processors that add in another order than the one that recorded.
+    assert (pictures - expected).abs().max() < 5e-5 * expected.abs().max()
     layers = [key.removeprefix("activation/") for key in found if key.startswith("activation/")]
     assert len(layers) == 3
     for layer, value in generator.activations(z[:1], layers).items():
