@@ -192,7 +192,7 @@ class Decoding:
             self.layout.decoded(subject, model, "latents.safetensors"),
         )
         name = f"decode_sub-{subject}_{model}"
-        return Step(name, 3, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
+        return Step(name, 4, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
 
     def _work(self, subject: str, model: str) -> dict[str, Any]:
         config, space = self.config, self.space
