@@ -81,7 +81,7 @@ def test_a_real_run_is_as_the_log_says_by_another_clock(dummy, monkeypatch):
     assert run.whole and set(levels) == {128, 30, 220} and len(begins) == 5
     # A busy computer may see the trigger some time after it was sent; from then on both clocks agree.
     late = np.median(begins - logged[:, 0])
-    assert -0.001 < late < 0.1
+    assert -0.001 < late < 0.5
     off = np.abs(begins - logged[:, 0] - late)
     assert np.median(off) < 0.002 and off.max() < 0.1
     assert np.median(np.abs(ends - logged[:, 1] - late)) < 0.002
