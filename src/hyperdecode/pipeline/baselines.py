@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from hyperdecode.decoding.models import MODELS, Context
 from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.evaluation.summary import Evaluation, evaluate_latents
-from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
 from hyperdecode.pipeline.baseline_models import BaselineModels
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
-from hyperdecode.pipeline.decode import decoded_averages, fit_decoder, n_averaged
+from hyperdecode.pipeline.decode import decoded_averages, fit_decoder, fit_facts, n_averaged, write_latents
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.records import Step
@@ -223,19 +222,9 @@ class Baselines:
             "training_mean": scale.mean,
             "scale": scale.sd,
         }
-        with atomic_path(self.layout.decoded(subject, name, "latents.safetensors")) as temporary:
-            save_file({key: np.ascontiguousarray(value, np.float32) for key, value in result.items()}, temporary)
+        write_latents(self.layout.decoded(subject, name, "latents.safetensors"), result)
         checkpoint.clear()
-        facts = {
-            "n_training_trials": len(trials.training_roles),
-            "n_test_stimuli": len(trials.test_names),
-            "fit_seconds": round(fit.seconds, 3),
-            "stretch": round(stretch, 4),
-            **self._said(noted),
-            FITTED_ON: self._fitted_on(trials, name),
-        }
-        penalty = getattr(fit.decoder, "alpha_", None)
-        return facts if penalty is None else facts | {"alpha": float(np.median(penalty))}
+        return fit_facts(fit, trials, stretch) | self._said(noted) | {FITTED_ON: self._fitted_on(trials, name)}
 
     def _fitted_on(self, trials: DecodingTrials, name: str) -> list[dict[str, Any]]:
         """Say for the record on which trials the decoder was fitted, and which told how far repeats scatter."""

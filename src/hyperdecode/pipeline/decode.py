@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,17 @@ from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, plain_settings, training_fingerprint, write_decoder
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Decoding", "Fit", "Scaled", "decoded_averages", "fit_decoder", "n_averaged", "training_data"]
+__all__ = [
+    "Decoding",
+    "Fit",
+    "Scaled",
+    "decoded_averages",
+    "fit_decoder",
+    "fit_facts",
+    "n_averaged",
+    "training_data",
+    "write_latents",
+]
 
 Epochs = Callable[[int, int], None]
 
@@ -146,6 +156,24 @@ def decoded_averages(
     return centre + stretch[:, None] * (predicted - centre), float(np.median(stretch))
 
 
+def write_latents(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write decoded latents and what they are judged by, as float32."""
+    with atomic_path(path) as temporary:
+        save_file({key: np.ascontiguousarray(value, np.float32) for key, value in arrays.items()}, temporary)
+
+
+def fit_facts(fit: Fit, trials: DecodingTrials, stretch: float) -> dict[str, Any]:
+    """Return what the record of a fit says: counts, seconds, stretch of averages, the penalty where there is one."""
+    facts = {
+        "n_training_trials": len(trials.training_roles),
+        "n_test_stimuli": len(trials.test_names),
+        "fit_seconds": round(fit.seconds, 3),
+        "stretch": round(stretch, 4),
+    }
+    penalty = getattr(fit.decoder, "alpha_", None)
+    return facts if penalty is None else facts | {"alpha": float(np.median(penalty)), "cv": fit.decoder.cv}
+
+
 @dataclass(frozen=True)
 class Decoding:
     """Decode steps of one study.
@@ -224,20 +252,9 @@ class Decoding:
             "true": trials.test_latents,
             "training_mean": saved.latent_mean,
         }
-        with atomic_path(self.layout.decoded(subject, model, "latents.safetensors")) as temporary:
-            save_file({key: np.ascontiguousarray(value, np.float32) for key, value in result.items()}, temporary)
+        write_latents(self.layout.decoded(subject, model, "latents.safetensors"), result)
         checkpoint.clear()
-        facts = {
-            "n_training_trials": len(trials.training_roles),
-            "n_test_stimuli": len(trials.test_names),
-            "fit_seconds": round(fit.seconds, 3),
-            "stretch": round(stretch, 4),
-            "warnings": noted,
-        }
-        penalty = getattr(fit.decoder, "alpha_", None)
-        if penalty is None:
-            return facts
-        return facts | {"alpha": float(np.median(penalty)), "cv": fit.decoder.cv}
+        return fit_facts(fit, trials, stretch) | {"warnings": noted}
 
     def _saved(self, subject: str, model: str, trials: DecodingTrials, fit: Fit) -> FittedDecoder:
         """Put the decoder together with what says on which voxels and for which faces it may be used."""
