@@ -26,6 +26,9 @@ CONFIG = settings().model_copy(
         "decoding": settings().decoding.model_copy(update={"beside": ("ridge",), "posterior": 0}),
     }
 )
+WITH_BASELINES = CONFIG.model_copy(
+    update={"evaluation": CONFIG.evaluation.model_copy(update={"baselines": ("eigenfaces", "vaegan")})}
+)
 MODELS = ("weighted-ridge", "ridge")
 SECTIONS = ("table1", "attributes", "strips", "comparisons", "ceilings", "fitted")
 
@@ -44,7 +47,7 @@ def study(analysed, tmp_path):
 
 
 def parts(study, models=MODELS):
-    return Parts(Layout(study), CONFIG, models, tuple(read_stimuli(study).names("test")))
+    return Parts(Layout(study), WITH_BASELINES, models, tuple(read_stimuli(study).names("test")))
 
 
 def names_of(study):
@@ -82,6 +85,7 @@ def test_absent_files_hide_their_section_and_nothing_else(study, tiny_generator)
     for name in ("attributescores.tsv", "dimensions.tsv", "repeats.tsv"):
         layout.decoded("01", MODELS[0], name).unlink(missing_ok=True)
     layout.subject("01", "desc-ceiling_scores.tsv").unlink()
+    layout.subject("01", "desc-learning_scores.tsv").unlink()
     assert run_study(study, CONFIG, read_stimuli(study), tiny_generator, only="report").ran == ["report"]
     html = (study / "report.html").read_text()
     assert sections(html) == ["table1", "strips", "comparisons", "fitted"]
@@ -146,7 +150,11 @@ def test_ceilings_and_attributes_are_read_with_each_other(study):
     pd.DataFrame(limits, columns=["what", "ceiling", "low", "high", "n"]).assign(subject="sub-01").to_csv(
         layout.subject("01", "desc-ceiling_scores.tsv"), sep="\t", index=False
     )
-    (figure,) = parts(study).ceilings()
+    curve.rename(columns={"n_repeats": "n_trials"}).assign(low=0.5, high=0.8, n_trials=[30, 60]).to_csv(
+        layout.subject("01", "desc-learning_scores.tsv"), sep="\t", index=False
+    )
+    figure, learning = parts(study).ceilings()
+    assert "from 0.600 at 30 to 0.700 at 60" in learning.alt
     assert "from 0.600 at 1 to 0.700 at 2, ceiling 0.900" in figure.alt
     assert "sub-01, ceilings with 95% intervals: voxels 0.200 (0.100 to 0.300)." in figure.caption
     assert "sub-01: The power of the test is not known: a pilot needs at least 8 test faces" in figure.caption
@@ -160,7 +168,8 @@ def test_new_files_make_the_report_anew_with_their_sections(study, tiny_generato
     stimuli = read_stimuli(study)
     assert run_study(study, CONFIG, stimuli, tiny_generator).ran == []
     add_baseline(study, "vaegan")
-    assert run_study(study, CONFIG, stimuli, tiny_generator).ran == ["report"]
+    assert run_study(study, CONFIG, stimuli, tiny_generator).ran == [], "not asked for"
+    assert run_study(study, WITH_BASELINES, stimuli, tiny_generator, only="report").ran == ["report"]
     html = (study / "report.html").read_text()
     assert "Methods beside each other of sub-01" in html and ">VAE-GAN<" in html
 

@@ -25,6 +25,7 @@ AFTER_MASK = [
     "decode_sub-01_weighted-ridge",
     "posterior_sub-01",
     "ceiling_sub-01",
+    "learning_sub-01",
     "reconstruct_sub-01_weighted-ridge",
     "evaluate_sub-01_weighted-ridge",
     "report",
@@ -125,7 +126,7 @@ def test_raw_data(simulated):
 
 def test_the_whole_chain(analysed):
     study, ran = analysed
-    assert ran == [*RUNS, "mask_sub-01", *AFTER_MASK[:3], "full_stimuli", *AFTER_MASK[3:]]
+    assert ran == [*RUNS, "mask_sub-01", *AFTER_MASK[:4], "full_stimuli", *AFTER_MASK[4:]]
     text = (study / "report.html").read_text()
     assert "What was seen was decoded from the responses of the one subject." in text
     assert "The subjects are simulated: no brain was measured." in text

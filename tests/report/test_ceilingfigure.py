@@ -58,5 +58,5 @@ def test_tables_that_cannot_be_drawn_are_refused():
         ceiling_figure(table().iloc[:0])
     with pytest.raises(UserError, match="whole and at least 1"):
         ceiling_figure(table().assign(n_repeats=0.5))
-    with pytest.raises(UserError, match="sub-01, cosine: 14 repeats have more than one score"):
+    with pytest.raises(UserError, match="sub-01, cosine: n_repeats 14 has more than one score"):
         ceiling_figure(pd.concat([table(), table().iloc[:1]]))

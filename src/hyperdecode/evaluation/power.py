@@ -11,7 +11,8 @@ The ratio is followed as a whole: a set of faces that happen to be very differen
 What this assumes: new test faces are of the same kind, shown as often, to the same subject, decoded by the same
 decoder; and the effect is as large as given. An effect that was measured is uncertain, and one that was looked at
 because it was large is too large: `power_interval` puts the limits of the effect in, and is the honest answer. Training
-trials are not covered: how a decoder improves with them cannot be read off its scores; fit it to a part and see.
+trials are not covered: how a decoder improves with them cannot be read off its scores; fit it to parts and see
+(`hyperdecode.evaluation.training_curve`).
 """
 
 from __future__ import annotations

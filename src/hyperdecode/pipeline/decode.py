@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -222,12 +222,10 @@ class Decoding:
         name = f"decode_sub-{subject}_{model}"
         return Step(name, 4, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
 
-    def _work(self, subject: str, model: str) -> dict[str, Any]:
+    def context(self, subject: str, model: str, trials: DecodingTrials) -> Context:
+        """Return what a decoder of this study needs beside the trials."""
         config, space = self.config, self.space
-        trials = read_trials(self.layout, self.stimuli, subject, space.space)
-        kept = self.layout.decoded(subject, model, "checkpoint.safetensors")
-        checkpoint = FileCheckpoint(kept, MODELS[model].epochs_a_save)
-        context = Context(
+        return Context(
             seed=derived_seed(config.seed, "folds", subject),
             cv=config.decoding.cv,
             n_averaged=n_averaged(trials, config),
@@ -236,9 +234,14 @@ class Decoding:
             truncation=config.stimuli.truncation,
             scale=space.scale,
             bands=bands_of(self.layout, config.bold, subject, trials.voxels) if model == "banded-ridge" else None,
-            progress=self.progress,
-            checkpoint=checkpoint,
         )
+
+    def _work(self, subject: str, model: str) -> dict[str, Any]:
+        config, space = self.config, self.space
+        trials = read_trials(self.layout, self.stimuli, subject, space.space)
+        kept = self.layout.decoded(subject, model, "checkpoint.safetensors")
+        checkpoint = FileCheckpoint(kept, MODELS[model].epochs_a_save)
+        context = replace(self.context(subject, model, trials), progress=self.progress, checkpoint=checkpoint)
         with noting_warnings() as noted:
             fit = fit_decoder(trials, config, space, model, context)
         saved = self._saved(subject, model, trials, fit)

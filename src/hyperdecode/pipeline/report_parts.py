@@ -16,7 +16,7 @@ from hyperdecode.evaluation.bootstrap import bootstrap_interval
 from hyperdecode.pipeline.records import read_facts
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.beside import beside_figure, models_figure
-from hyperdecode.report.ceilingfigure import ceiling_figure
+from hyperdecode.report.ceilingfigure import ceiling_figure, learning_figure
 from hyperdecode.report.comparisonfigure import comparison_figure
 from hyperdecode.report.figures import Figure
 from hyperdecode.report.table1 import table1, table1_html
@@ -68,17 +68,22 @@ class Parts:
         paths = [self._comparison]
         for label in self.config.subjects:
             files = [(self.models[0], f"{name}.tsv") for name in ("attributescores", "dimensions", "repeats")]
-            files += [(name, file) for name in BASELINES for file in ("scores.tsv", "faces.tsv")]
+            files += [(name, file) for name in self.wanted for file in ("scores.tsv", "faces.tsv")]
             paths += [self.layout.decoded(label, model, file) for model, file in files]
-            paths.append(self.layout.subject(label, "desc-ceiling_scores.tsv"))
-            paths += [self.layout.reconstruction(label, name, file) for name in BASELINES for file in self.names]
-        paths += [self.layout.best_possible(name, file) for name in BASELINES for file in self.names]
+            paths += [self.layout.subject(label, f"desc-{what}_scores.tsv") for what in ("ceiling", "learning")]
+            paths += [self.layout.reconstruction(label, name, file) for name in self.wanted for file in self.names]
+        paths += [self.layout.best_possible(name, file) for name in self.wanted for file in self.names]
         return [path for path in paths if path.is_file()]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Baselines that the study asks for; what others left is not shown."""
+        return [name for name in BASELINES if name in self.config.evaluation.baselines]
 
     def baselines(self, label: str) -> list[str]:
         """Return the baselines of a subject that were decoded and scored."""
         files = ("scores.tsv", "faces.tsv")
-        return [name for name in BASELINES if all(self.layout.decoded(label, name, file).is_file() for file in files)]
+        return [name for name in self.wanted if all(self.layout.decoded(label, name, file).is_file() for file in files)]
 
     def table1(self) -> Markup:
         """Table 1: every decoder and baseline of every subject beside what the paper printed."""
@@ -121,7 +126,10 @@ class Parts:
         return found
 
     def ceilings(self) -> list[Figure]:
-        """Scores by the number of averaged repeats below their ceilings."""
+        """Scores by the number of averaged repeats below their ceilings, and by the number of training trials."""
+        return [*self._repeats(), *self._learning()]
+
+    def _repeats(self) -> list[Figure]:
         tables = [_read(self.layout.decoded(label, self.models[0], "repeats.tsv")) for label in self.config.subjects]
         curves = [table for table in tables if table is not None and len(table)]
         if not curves:
@@ -133,6 +141,16 @@ class Parts:
         }
         figure = ceiling_figure(pd.concat(curves, ignore_index=True), limits, self._floor())
         words = [text for label in self.config.subjects if (text := self._ceiling_words(label))]
+        return [Figure(figure.title, figure.png, " ".join([figure.caption, *words]), figure.alt)]
+
+    def _learning(self) -> list[Figure]:
+        tables = [_read(self.layout.subject(label, "desc-learning_scores.tsv")) for label in self.config.subjects]
+        curves = [table for table in tables if table is not None and len(table)]
+        if not curves:
+            return []
+        figure = learning_figure(pd.concat(curves, ignore_index=True), self._floor())
+        facts = {label: read_facts(self.layout.records, f"learning_sub-{label}") for label in self.config.subjects}
+        words = [f"sub-{label}: {said['trials_words']}" for label, said in facts.items() if "trials_words" in said]
         return [Figure(figure.title, figure.png, " ".join([figure.caption, *words]), figure.alt)]
 
     def attributes(self, label: str) -> pd.DataFrame | None:
@@ -205,13 +223,14 @@ class Parts:
     def _methods(self, label: str) -> dict[str, Pictures]:
         """Pictures that baselines make of the brain's answers."""
         made = {
-            name: self._pictures([self.layout.reconstruction(label, name, f) for f in self.names]) for name in BASELINES
+            name: self._pictures([self.layout.reconstruction(label, name, f) for f in self.names])
+            for name in self.wanted
         }
         return {BASELINE_WORDS[name]: pictures for name, pictures in made.items() if pictures is not None}
 
     def _best(self) -> dict[str, Pictures]:
         """Pictures that baselines make of the stimuli themselves."""
-        made = {name: self._pictures([self.layout.best_possible(name, f) for f in self.names]) for name in BASELINES}
+        made = {name: self._pictures([self.layout.best_possible(name, f) for f in self.names]) for name in self.wanted}
         return {BASELINE_WORDS[name]: pictures for name, pictures in made.items() if pictures is not None}
 
     @staticmethod

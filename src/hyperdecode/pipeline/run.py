@@ -14,11 +14,13 @@ from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.baselines import Baselines
 from hyperdecode.pipeline.ceilings import Ceilings
+from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
 from hyperdecode.pipeline.subjects import SubjectChain, subject_chain
+from hyperdecode.pipeline.training_curve import TrainingCurve
 from hyperdecode.pipeline.workers import Done, Workers, workers
 from hyperdecode.study.bids import BoldRun, index_bids
 from hyperdecode.study.config import StudyConfig
@@ -255,6 +257,7 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
 def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, Step]]:
     parts = (analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
     ceilings, baselines = Ceilings(*parts), Baselines(*parts, analysis.progress)
+    learning = TrainingCurve(Decoding(*parts))
     steps: list[tuple[str, Step]] = []
     for chain in chains:
         steps += chain.steps()
@@ -262,6 +265,7 @@ def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, St
         if analysis.config.decoding.posterior:
             steps.append(("posterior", analysis.posterior(chain.label)))
         steps.append(("ceiling", ceilings.step(chain.label)))
+        steps.append(("ceiling", learning.step(chain.label)))
     steps.append(("reconstruct", analysis.full_stimuli()))
     steps += baselines.shared()
     for chain in chains:
