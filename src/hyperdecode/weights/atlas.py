@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperdecode.weights.areas import AREAS
 from hyperdecode.weights.packages import Member, Package, member_path
 
 __all__ = ["HCPEX", "N_CORTICAL", "Atlas", "load_atlas"]
@@ -55,6 +56,12 @@ class Atlas:
     labels: NDArray[np.int16]
     affine: NDArray[np.float64]
     names: Mapping[int, str]
+
+    @property
+    def short_names(self) -> dict[int, str]:
+        """Label -> name as in Glasser et al. (2016) with its hemisphere: ``V1_L``."""
+        short = [f"{area.short}_{side}" for side in "LR" for area in AREAS]
+        return dict(enumerate(short, start=1))
 
 
 @cache
