@@ -183,7 +183,7 @@ def test_other_faces_and_voxels():
     readout, x = random_readout(len(blob()))
     with pytest.raises(UserError, match="the readout is of 6 faces and 150 voxels, the responses"):
         occlude_linear(readout, x[1:], around)
-    with pytest.raises(UserError, match="neighbourhoods name voxel 149, the readout has 140"):
+    with pytest.raises(UserError, match=r"names voxel 14\d, the readout has 140"):
         occlude_linear(*random_readout(140), around)
     x[0, 0] = np.nan
     with pytest.raises(UserError, match="NaN or infinite"):

@@ -113,7 +113,7 @@ def occlude_block(
     -------
     array of float32, shape (m, n, n), or of float64, shape (m, n)
     """
-    responses = _checked(readout, x, neighbourhoods)
+    responses = _checked(readout, x)
     return _losses(readout, responses, neighbourhoods, block, pairs)
 
 
@@ -164,7 +164,7 @@ def occlude_linear(
     ----------
     Dado et al. (2022), Sci. Rep. 12:141, searchlight-occlusion.
     """
-    responses = _checked(readout, x, neighbourhoods)
+    responses = _checked(readout, x)
     n, total = len(responses), len(neighbourhoods)
     found = np.empty((total, n, n), np.float32) if pairs else np.empty((total, n))
     for block in occlusion_blocks(neighbourhoods):
@@ -174,20 +174,13 @@ def occlude_linear(
     return found
 
 
-def _checked(readout: LinearReadout, x: ArrayLike, neighbourhoods: Neighbourhoods) -> Array:
+def _checked(readout: LinearReadout, x: ArrayLike) -> Array:
     responses = np.asarray(x, np.float64)
     if responses.shape != (len(readout.predicted), readout.n_voxels):
         raise UserError(
             f"the readout is of {len(readout.predicted)} faces and {readout.n_voxels} voxels, the responses have shape "
             f"{responses.shape}: give those it was made from, less the training mean"
         )
-    if neighbourhoods.members.max() >= readout.n_voxels:
-        raise UserError(
-            f"neighbourhoods name voxel {neighbourhoods.members.max()}, the readout has {readout.n_voxels}: make them "
-            "from the mask that was decoded"
-        )
-    if not np.isfinite(responses).all():
-        raise UserError("responses hold values that are NaN or infinite: drop those voxels before decoding")
     return responses
 
 
@@ -202,6 +195,11 @@ def _losses(
     last = neighbourhoods.members[:0]
     for row, centre in enumerate(block):
         members = neighbourhoods.of(centre)
+        if members[-1] >= readout.n_voxels:
+            raise UserError(
+                f"a neighbourhood names voxel {members[-1]}, the readout has {readout.n_voxels}: make neighbourhoods "
+                "from the mask that was decoded"
+            )
         come, go = _difference(inside, last, members)
         if len(come) + len(go) >= len(members):
             come, go = members, members[:0]
@@ -222,6 +220,8 @@ def _losses(
     else:
         distances, grown = np.diag(readout.squared_distances), lengths + 2 * overlaps
     losses = similarity_loss(distances, grown, readout.n_features, readout.variance)
+    if not np.isfinite(losses).all():
+        raise UserError("responses hold values that are NaN or infinite: drop those voxels before decoding")
     return losses.astype(np.float32) if pairs else losses
 
 
