@@ -5,9 +5,16 @@ from hyperdecode.errors import UserError
 from hyperdecode.evaluation import summary
 from hyperdecode.evaluation.blind import blind_predictions
 from hyperdecode.evaluation.bootstrap import bootstrap_interval
-from hyperdecode.evaluation.corrections import benjamini_hochberg
-from hyperdecode.evaluation.identification import n_way_rates
-from hyperdecode.evaluation.metrics import correlation_scores, cosine_scores, feature_scores, lsim_scores, standardise
+from hyperdecode.evaluation.corrections import benjamini_hochberg, max_statistic_test
+from hyperdecode.evaluation.identification import n_way_rates, win_rates
+from hyperdecode.evaluation.metrics import (
+    correlation_scores,
+    cosine_scores,
+    feature_scores,
+    lsim_scores,
+    r_squared_scores,
+    standardise,
+)
 from hyperdecode.evaluation.pictures import pixel_correlation_scores, resized, ssim_pairs, ssim_scores
 from hyperdecode.evaluation.presets import PRESETS
 from hyperdecode.evaluation.random_null import random_latents_test
@@ -186,8 +193,28 @@ def test_skill_interval_and_q(study, strict):
         assert (row["low"], row["high"]) == bootstrap_interval(result.per_face[metric], seed=4)
         assert row["low"] < row["decoder"] < row["high"]
     assert np.allclose(table["q_value"], benjamini_hochberg(table["p_value"]))
+    assert (table["p_family"] >= table["p_value"] - 1e-12).all(), "the largest of all metrics is no smaller"
+    assert table["p_family"].min() < 0.05
     perfect = evaluate_latents(strict["true"], n_permutations=99, **strict).table.set_index("metric")
     assert np.allclose(perfect["skill"].drop(["norm_ratio"]), 1)
+
+
+def test_family_wise_p_is_that_of_the_matrices(study, strict):
+    """Two metrics whose matrices are known: identification (win rates) and lsim alone."""
+    predicted = half_decoded(study[0], strict) + 1.5 * strict["sd"] * study[0].standard_normal((36, 64))
+    arguments = {key: strict[key] for key in ("true", "training_mean")}
+    table = evaluate_latents(predicted, n_permutations=499, seed=4, **arguments).table
+    true, mean = strict["true"], strict["training_mean"]
+    matrices = [
+        cosine_scores(predicted, true, mean),
+        win_rates(correlation_scores(predicted, true, mean)),
+        lsim_scores(predicted, true),
+        r_squared_scores(predicted, true, mean),
+    ]
+    found = max_statistic_test(np.stack(matrices), 499, 4)
+    by = table.set_index("metric")["p_family"]
+    names = ["cosine", "identification", "lsim", "r_squared"]
+    np.testing.assert_allclose(by[names], found)
 
 
 def test_norm_ratio_describes_and_does_not_compete(study, strict):
@@ -197,7 +224,7 @@ def test_norm_ratio_describes_and_does_not_compete(study, strict):
     assert row["blind_random"] == pytest.approx(1, abs=0.15)
     assert row["blind_mean"] == 0
     assert row["best_blind"] == ""
-    assert row[["best_blind_score", "skill", "p_value", "q_value"]].isna().all()
+    assert row[["best_blind_score", "skill", "p_value", "q_value", "p_family"]].isna().all()
 
 
 def test_metrics_whose_ingredients_are_missing_are_left_out(study, strict):
@@ -220,7 +247,7 @@ def test_the_papers_preset_tests_against_random_latents_but_not_the_verdict(stud
     assert table.loc["lsim", "p_value"] == 0.001
     assert table.loc["identification", "null"] == "pairing"
     assert table.loc["identification", "p_value"] > 0.05
-    assert table["q_value"].isna().all()
+    assert table[["q_value", "p_family"]].isna().all(axis=None)
     without = {key: value for key, value in strict.items() if key != "blind"} | {"preset": PRESETS["hyper-code"]}
     table = evaluate_latents(blind, n_permutations=99, **without).table.set_index("metric")
     assert np.isnan(table.loc["lsim", "p_value"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperdecode.evaluation.blind import BLIND_PREDICTORS
 from hyperdecode.evaluation.bootstrap import bootstrap_interval
-from hyperdecode.evaluation.corrections import benjamini_hochberg
+from hyperdecode.evaluation.corrections import benjamini_hochberg, max_statistic_test
 from hyperdecode.evaluation.permutation import pairing_permutation_test
 from hyperdecode.evaluation.presets import Null
 from hyperdecode.evaluation.random_null import random_latents_test
@@ -33,6 +33,7 @@ TABLE_COLUMNS: tuple[str, ...] = (
     "skill",
     "p_value",
     "q_value",
+    "p_family",
     "null",
     "pool",
     "n_faces",
@@ -42,10 +43,14 @@ TABLE_COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table (its columns but q) and the decoder's score of each face."""
+    """A row of the table (its columns but q and the family's p) and the decoder's score of each face.
+
+    Where it was tested by its pairing, `scores` are all pairs.
+    """
 
     entries: dict[str, object]
     per_face: Array
+    scores: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,7 @@ def scored(
             "n_permutations": inference.n_permutations if null else 0,
         },
         per_face,
+        scores if null == "pairing" else None,
     )
 
 
@@ -143,11 +149,24 @@ def described(metric: str, space: str, per_face: Array, blind: Mapping[str, floa
 
 
 def table_of(rows: list[Row], inference: Inference) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the table of a family of metrics, with q over their p-values, and the scores of each face."""
+    """Return the table of a family of metrics, with p corrected over them in two ways, and the scores of each face.
+
+    ``q_value`` bounds the share of false findings (Benjamini-Hochberg), ``p_family`` the chance of a single one
+    (`hyperdecode.evaluation.corrections.max_statistic_test`, the same pairings for all metrics).
+    """
     table = pd.DataFrame([row.entries for row in rows], columns=list(TABLE_COLUMNS))
     paired = table["p_value"].astype(float).where(table["null"] == "pairing")
     table["q_value"] = benjamini_hochberg(paired) if inference.corrected else NAN
+    table["p_family"] = _family(rows, inference) if inference.corrected else NAN
     return table, pd.DataFrame({str(row.entries["metric"]): row.per_face for row in rows})
+
+
+def _family(rows: list[Row], inference: Inference) -> list[float]:
+    matrices = [row.scores for row in rows if row.scores is not None]
+    if not matrices:
+        return [NAN] * len(rows)
+    found = iter(max_statistic_test(np.stack(matrices), inference.n_permutations, inference.seed))
+    return [NAN if row.scores is None else float(next(found)) for row in rows]
 
 
 def _common(metric: str, space: str, per_face: Array, blind: Mapping[str, float], pool: str) -> dict[str, object]:

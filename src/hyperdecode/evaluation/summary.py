@@ -58,8 +58,8 @@ class Evaluation:
     table : pandas.DataFrame
         One row a metric, columns `TABLE_COLUMNS`: the decoder's mean score over faces with its interval ``low`` to
         ``high`` (`hyperdecode.evaluation.bootstrap.bootstrap_interval`), the mean score of each blind predictor (NaN
-        where it was not given), the best of them, ``skill``, p, q and what the test is against (``null``). Every metric
-        is higher-is-better but ``norm_ratio``, which has no best predictor and no test.
+        where it was not given), the best of them, ``skill``, p, q, family-wise p and what it is against (``null``).
+        Every metric is higher-is-better but ``norm_ratio``, which has no best predictor and no test.
     per_face : pandas.DataFrame
         One row a test face, one column a metric: the decoder's score of that face.
     """

@@ -81,7 +81,7 @@ class Scoring:
         }
         inputs = (decoded, *pictures, *self._blind.paths)
         work = partial(self._evaluate, subject, model, seed)
-        return Step(f"evaluate_sub-{subject}_{model}", 2, settings, inputs, outputs, work)
+        return Step(f"evaluate_sub-{subject}_{model}", 3, settings, inputs, outputs, work)
 
     def _evaluate(self, subject: str, model: str, seed: int) -> dict[str, Any]:
         found = load_file(self.layout.decoded(subject, model, "latents.safetensors"))

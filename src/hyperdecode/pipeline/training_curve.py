@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,14 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdecode.decoding.models import MODELS
-from hyperdecode.errors import UserError
+from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.evaluation.metrics import standardise
 from hyperdecode.evaluation.training_curve import SHARES, curve_point, learning_table, nested_trials
 from hyperdecode.pipeline.decode import Decoding, fit_decoder
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.trials import DecodingTrials, read_trials
-from hyperdecode.pipeline.zmaps import noting_warnings
 from hyperdecode.split import Split
 from hyperdecode.study.derivatives import write_table
 
@@ -72,7 +72,9 @@ class TrainingCurve:
         trials = read_trials(decoding.layout, decoding.stimuli, subject, space.space)
         rows: list[tuple[object, ...]] = []
         facts: dict[str, Any] = {}
-        with noting_warnings():  # Of small sets: the decoder's own step tells those of all trials.
+        with warnings.catch_warnings():
+            # Of small sets: the decoder's own step tells those of all trials.
+            warnings.simplefilter("ignore", DataWarning)
             try:
                 for part in nested_trials(trials.training_stimuli, seed=seed):
                     rows += self._point(subject, with_training_trials(trials, part), seed)

@@ -16,6 +16,7 @@ __all__ = ["Cell", "ScoreRow", "about_tests", "score_rows"]
 
 BLIND = "blind_"
 PAPERS_NULL = "random latents"
+FAMILY_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ def about_tests(table: pd.DataFrame) -> str:
         )
     if "q_value" in table and table["q_value"].notna().any():
         text += "; q: p corrected for the number of metrics (Benjamini-Hochberg)"
+    if "p_family" in table and table["p_family"].notna().any():
+        held = table["p_family"].dropna()
+        text += (
+            f"; with the chance of a single false finding kept at {FAMILY_LEVEL:.0%} over the latent, over the feature "
+            f"and over the picture metrics (max-statistic), {int((held <= FAMILY_LEVEL).sum())} of {len(held)} stand"
+        )
     return text + (
         ". A subject counts as decoded when 2-way identification has p < 0.05 and beats the best blind predictor."
     )
