@@ -74,23 +74,30 @@ class LayerCrops(LayerCrop):
         self.layers = tuple(layers)
         self.layer = max(layers, key=generator.layer_names.index)
 
-    def maps(self, latents: Tensor) -> dict[str, Tensor]:
-        """Activations (n, n_features) of each layer, on the generator's device, of latents (n, latent_dim)."""
+    def picture_latents(self, latents: Tensor) -> Tensor:
+        """Latents that pictures are made from, on the generator's device, of decoded ones; (n, latent_dim) both."""
         made = latents.to(self.device, self.dtype)
         if self.scale is not None:
             made = made * self.scale[1] + self.scale[0]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            if self.space == "z" and "w" in self.generator.spaces:
+        if self.space == "z" and "w" in self.generator.spaces:
+            with self._precision():
                 made = self.generator.to_w(made, self.truncation)
-            space = self.generator.picture_space
-            found = self.generator.activations(made, self.layers, space=space, crop=self.crop)
+        return made
+
+    def maps(self, made: Tensor) -> dict[str, Tensor]:
+        """Activations (n, n_features) of each layer, with gradients, of what `picture_latents` gives."""
+        with self._precision():
+            found = self.generator.activations(made, self.layers, space=self.generator.picture_space, crop=self.crop)
         return {layer: found[layer].flatten(1).to(self.dtype) for layer in self.layers}
 
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
     def maps_of(self, latents: Array) -> dict[str, Tensor]:
-        """Return `maps` without gradients of one batch, in parts where the GPU's memory is too small."""
-        rows = torch.from_numpy(latents.astype(np.float32))
+        """Return `maps` of one batch of decoded latents without gradients, in parts where the GPU's memory is small."""
+        rows = torch.from_numpy(latents)
         with torch.no_grad():
-            parts = self.in_parts(lambda part: self.maps(rows[part]), len(rows))
+            parts = self.in_parts(lambda part: self.maps(self.picture_latents(rows[part])), len(rows))
         return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
 
 
