@@ -99,6 +99,11 @@ class Layout:
         """Picture of one draw from the posterior of a test stimulus."""
         return self.derivatives / f"sub-{label}" / "reconstructions" / "posterior" / f"{Path(name).stem}_{draw:02d}.png"
 
+    @property
+    def activations(self) -> Path:
+        """Inner products of the stimuli's activations, one matrix a generator layer."""
+        return self.derivatives / "stimuli" / "activations.safetensors"
+
     def baseline(self, baseline: str, name: str) -> Path:
         """Return a file of a baseline that no brain went into: ``baselines/desc-BASELINE_NAME``."""
         return self.derivatives / "baselines" / f"desc-{baseline}_{name}"

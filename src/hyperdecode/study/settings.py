@@ -12,6 +12,7 @@ __all__ = [
     "DecodingSettings",
     "EvaluationSettings",
     "Label",
+    "MappingSettings",
     "ModelName",
     "PresentationSettings",
     "ScheduleSettings",
@@ -276,6 +277,49 @@ class EvaluationSettings(Settings):
     64 px), vaegan (a VAE-GAN of 1024 latents, 128 px)."""
 
 
+def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
+    if list(layers) != sorted(set(layers)):
+        raise ValueError("name each layer once, the one next to the latent first")
+    return layers
+
+
+class MappingSettings(Settings):
+    """Brain maps: which layer of the generator the voxels around each voxel tell most of (searchlight-occlusion)."""
+
+    readout: Literal["none", "linear", "generator"] = "none"
+    """How activations are decoded: not at all (no maps), by ridge straight from voxels to each layer (linear), or by
+    the study's decoder and the generator, as in the paper (generator; takes up to hours)."""
+    layers: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=19)], ...],
+        Field(strict=False, min_length=2),
+        AfterValidator(_ascending),
+    ] = (4, 9, 14, 19)
+    """Layers, counted as in a PGGAN of 1024 px: 1 and 2 have maps of 4 px, 3 and 4 of 8 px, up to 18; 19 is the
+    picture."""
+    view: Literal["whole", "crop"] = "whole"
+    """What of a layer's maps is compared: all of them, averaged over the cells of a grid (whole), or their centre as it
+    is, as in the paper (crop; always with the readout generator)."""
+    side: Annotated[int, Field(ge=1, le=64)] = 16
+    """Side of that grid, or of the centre, in cells or pixels."""
+    shape: Literal["cube", "ball"] = "cube"
+    """Of the voxels that are taken out together."""
+    size_mm: Annotated[float, Field(gt=0, le=100)] = 14.0
+    """Side of the cube or diameter of the ball in mm; 14 is the paper's 7 x 7 x 7 voxels of 2 mm."""
+    stride: Annotated[int, Field(ge=1, le=10)] = 1
+    """Take every voxel of the grid as a centre (1), every second one in each direction (2), ..."""
+    standardise: Literal["permutation", "voxels"] = "permutation"
+    """Losses of layers are compared by how far they lie from their mean over permuted pairings of each voxel
+    (permutation), or over the voxels of each layer (voxels), in standard deviations."""
+    n_permutations: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Permutations of the pairing of predictions and faces, for maps and regions."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Level of the thresholded maps, kept over all voxels and layers."""
+    regions: Literal["groups", "areas"] = "groups"
+    """Rows of the table of regions in the report: the five groups of visual areas of the paper, or every area."""
+    region_image: str = ""
+    """NIfTI of labels to take regions from, as seen from the study folder (empty: HCP-MMP1)."""
+
+
 def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
         raise ValueError("a subject is named twice: name each once")
@@ -304,6 +348,7 @@ class StudyConfig(Settings):
     bold: BoldSettings = BoldSettings()
     decoding: DecodingSettings = DecodingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    mapping: MappingSettings = MappingSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudyConfig:
