@@ -13,7 +13,8 @@ feature, as scikit-learn's Ridge keeps them.
 
 ``linear`` also says how long all takes by the clock with `--threads` threads. ``growth`` runs each size in a process of
 its own, on random readouts of 1049 dimensions, one layer after the other, losses of all pairs kept, and reports the
-peak of memory (`peak_gb`). A claim that is missed is printed as missed.
+peak of memory (`peak_gb`). ``generator`` runs `benchmarks/occlusion_generator.py`. A claim that is missed is printed as
+missed.
 """
 
 from __future__ import annotations
@@ -54,8 +55,7 @@ N_TEST = 36
 LIMIT_S, LIMIT_GB = 60.0, 4.0
 THOUSANDFOLD = 1 / 1000
 
-GENERATOR_CLAIMS: list[Callable[[argparse.Namespace], list[Record]]] = []
-"""Claims on occlusion through the generator."""
+GENERATOR_SCRIPT = Path(__file__).with_name("occlusion_generator.py")
 
 
 @dataclass(frozen=True)
@@ -292,10 +292,7 @@ def growth_claims(options: argparse.Namespace) -> list[Record]:
     first: Record = {}
     for point in points:
         command = [sys.executable, __file__, "--point", *map(str, point), "--threads", str(options.threads)]
-        output = subprocess.run(command, capture_output=True, text=True, check=False)
-        if output.returncode:
-            raise RuntimeError(output.stderr.strip().splitlines()[-1])
-        here = json.loads(output.stdout)
+        here = json.loads(answer(command))
         first = first or here
         times = np.prod(point) / np.prod(points[0])
         claim = (
@@ -314,8 +311,17 @@ def growth_claims(options: argparse.Namespace) -> list[Record]:
 
 
 def generator_claims(options: argparse.Namespace) -> list[Record]:
-    """Run the claims on occlusion through the generator."""
-    return [row for claims in GENERATOR_CLAIMS for row in claims(options)]
+    """Run the claims on occlusion through the generator, a script of its own."""
+    command = [sys.executable, str(GENERATOR_SCRIPT), "--json", "--threads", str(options.threads)]
+    return [json.loads(line) for line in answer(command + ["--quick"] * options.quick).splitlines()]
+
+
+def answer(command: list[str]) -> str:
+    """Run a program and return what it printed, or raise with its last word."""
+    output = subprocess.run(command, capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])}: {output.stderr.strip().splitlines()[-1]}")
+    return output.stdout
 
 
 def show(row: Record) -> str:
