@@ -124,7 +124,7 @@ def test_some_centres_alone_lose_what_they_lose_among_all(tiny_generator):
     every, some = occlude_through_generator(problem), occlude_through_generator(problem.only(np.array([5, 1, 9])))
     for layer in LAYERS:
         kept = collected_by_neighbourhood(problem, every[layer])[[5, 1, 9]]
-        np.testing.assert_allclose(some[layer], kept, rtol=0, atol=1e-6 * np.abs(kept).max())
+        np.testing.assert_allclose(some[layer], kept, rtol=0, atol=1e-5 * np.abs(kept).max())
 
 
 def collected_by_neighbourhood(problem, losses):
@@ -207,7 +207,7 @@ def test_too_little_memory_halves_the_batch(tiny_generator, monkeypatch):
     with pytest.warns(UserWarning, match="halved the batch to 2"):
         found = occlude_through_generator(problem)
     for layer in LAYERS:
-        np.testing.assert_allclose(found[layer], expected[layer], rtol=0, atol=1e-6 * np.abs(expected[layer]).max())
+        np.testing.assert_allclose(found[layer], expected[layer], rtol=0, atol=1e-5 * np.abs(expected[layer]).max())
 
 
 def test_bad_input_is_refused_in_one_line(tiny_generator):
