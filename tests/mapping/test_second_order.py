@@ -82,7 +82,8 @@ def test_the_error_falls_with_the_cube_of_the_shift(precise, space):
         exact = occlude_through_generator(problem)
         found = second_order(problem, sampled, {name: exact[name][sampled] for name in LAYERS}, ridge=1e-12).losses
         errors.append([np.abs(found[name] - exact[name]).max() for name in LAYERS])
-    assert (np.array(errors[0]) > 50 * np.array(errors[1])).all()
+    # 64 for a cube, 16 for a square.
+    assert (np.array(errors[0]) > 32 * np.array(errors[1])).all()
     first = [np.abs(losses - exact[name]).max() for name, losses in first_order(problem).items()]
     assert (np.array(errors[1]) < 1e-3 * np.array(first)).all()
 
