@@ -8,7 +8,7 @@ from nibabel.affines import apply_affine
 from PIL import Image
 
 from hyperdecode.errors import UserError
-from hyperdecode.mapping.regions import OTHER, RegionSet
+from hyperdecode.mapping.regions import OTHER, OUTSIDE, RegionSet
 from hyperdecode.mapping.surface import HEMISPHERES, load_cortex
 from hyperdecode.report.cortexfigure import (
     HEAD,
@@ -17,6 +17,7 @@ from hyperdecode.report.cortexfigure import (
     cortex_figure,
     cortex_value_figure,
     layer_colours,
+    numbered,
     smooth_png,
 )
 
@@ -125,3 +126,9 @@ def test_a_picture_has_half_the_pixels_that_were_drawn():
     from matplotlib.figure import Figure
 
     assert Image.open(io.BytesIO(smooth_png(Figure(figsize=(2, 1), dpi=200)))).size == (200, 100)
+
+
+def test_regions_are_numbered_while_they_are_few():
+    assert numbered(["V1", "V2", OTHER, OUTSIDE]) == {"V1": 1, "V2": 2}
+    assert numbered([str(k) for k in range(12)] + [OTHER])["11"] == 12
+    assert numbered([str(k) for k in range(13)]) == {}

@@ -60,6 +60,7 @@ LONG = 1.47
 """Length of a hemisphere over its height."""
 SMALLEST = 0.004
 """Share of the cortex seen that a region needs to be numbered there."""
+MOST_NUMBERS = 12
 GRAZING = 0.1
 """Cosine of the angle to the eye below which borders are left out: at the rim they would lie upon each other."""
 SMOOTHING = 6
@@ -271,9 +272,10 @@ def layer_legend(
     if unassigned:
         patches.append(Patch(facecolor=UNASSIGNED, edgecolor=DARK, linewidth=0.4, label="no layer"))
     room = LEGEND / figure.get_figheight()
+    letters = sum(len(str(patch.get_label())) + 6 for patch in patches)
     figure.legend(
         handles=patches, loc="center", bbox_to_anchor=(0.5, top - 0.28 * room), ncol=len(patches), frameon=False,
-        fontsize=11, handlelength=1.2, handleheight=1.1, columnspacing=1.6, borderaxespad=0,
+        fontsize=_size(figure, letters), handlelength=1.2, handleheight=1.1, columnspacing=1.6, borderaxespad=0,
     )  # fmt: skip
     _region_key(figure, regions, top - 0.78 * room)
 
@@ -290,8 +292,12 @@ def smooth_png(figure: Figure) -> bytes:
 
 
 def numbered(names: Sequence[str]) -> dict[str, int]:
-    """Return the numbers of regions in the figure, from 1; cortex in none of them has none."""
-    return {name: k for k, name in enumerate((n for n in names if n not in (OTHER, OUTSIDE)), start=1)}
+    """Return the numbers of regions in the figure, from 1, none where regions are too many to be told apart by them.
+
+    Cortex in no region has no number.
+    """
+    own = [name for name in names if name not in (OTHER, OUTSIDE)]
+    return {name: k for k, name in enumerate(own, start=1)} if len(own) <= MOST_NUMBERS else {}
 
 
 class _Seen:
@@ -338,9 +344,9 @@ def _borders(axes: Any, seen: _Seen, region: NDArray[np.int64], names: Sequence[
         cut = (own != region[faces[:, left]]) & (own != region[faces[:, right]]) & (seen.slant > GRAZING)
         ends = [(seen.points[faces[cut, one]] + seen.points[faces[cut, other]]) / 2 for other in (left, right)]
         lines.append(np.stack(ends, axis=1))
-    axes.add_collection3d(
-        Line3DCollection(np.concatenate(lines) + lift, colors=DARK, linewidths=1.1, capstyle="round", clip_on=False)
-    )
+    width = 1.1 if numbered(names) else 0.6
+    drawn = np.concatenate(lines) + lift
+    axes.add_collection3d(Line3DCollection(drawn, colors=DARK, linewidths=width, capstyle="round", clip_on=False))
     _numbers(axes, seen, region, names, np.concatenate(lines).mean(axis=1), lift)
 
 
@@ -371,8 +377,13 @@ def _bordered(regions: RegionSet) -> NDArray[np.intp]:
 def _region_key(figure: Figure, regions: Mapping[Hemisphere, RegionSet] | None, y: float) -> None:
     if regions is None:
         return
-    words = [f"{number} {name}" for name, number in numbered(regions["left"].names).items()]
-    figure.text(0.5, y, "     ".join(words), ha="center", va="center", fontsize=11, color=DARK)
+    words = "     ".join(f"{number} {name}" for name, number in numbered(regions["left"].names).items())
+    figure.text(0.5, y, words, ha="center", va="center", fontsize=_size(figure, len(words)), color=DARK)
+
+
+def _size(figure: Figure, letters: int) -> float:
+    """Return the size in points at which a line of so many letters fits into a figure's width, at most 11."""
+    return float(min(11.0, 120 * figure.get_figwidth() / max(letters, 1)))
 
 
 def _colour_bar(

@@ -103,7 +103,9 @@ def layer_figure(
     _check(similarity, names)
     lower = max(LOWER, 1.05 + BAR * len(regions.names))
     figure = Figure(figsize=(WIDTH, 2 * ROW + HEAD + TITLE + LEGEND + lower), dpi=2 * dpi, facecolor="white")
-    top = draw_layers(figure, layer_img, len(names), on_cortex, mask_img, views=views, below=LEGEND + lower, above=HEAD)
+    top = draw_layers(
+        figure, layer_img, len(names), on_cortex, mask_img, views=views, below=LEGEND + lower, above=HEAD + TITLE
+    )
     some_without = bool((counts.sum(axis=1) < regions.sizes).any())
     layer_legend(figure, names, on_cortex, unassigned=mask_img is not None or some_without, top=top)
     height = figure.get_figheight()
@@ -192,9 +194,10 @@ def _similarities(axes: Any, similarity: LayerSimilarity, layer_names: Sequence[
         low = min(low, float(np.min(similarity.blind)))
     if low > 0:
         axes.set_ylim(bottom=0)
-    axes.set_xticks(places, layer_names)
+    wide = sum(len(name) + 2 for name in layer_names) > 40
+    axes.set_xticks(places, layer_names, rotation=35 if wide else 0, ha="right" if wide else "center")
     quiet_axes(axes, f"mean and s.e. over {n_faces} faces", similarity.label)
-    axes.tick_params(axis="x", length=0, labelsize=10)
+    axes.tick_params(axis="x", length=0, labelsize=8 if wide else 10)
 
 
 def _check(similarity: LayerSimilarity, layer_names: Sequence[str]) -> None:
