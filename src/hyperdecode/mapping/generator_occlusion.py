@@ -98,7 +98,9 @@ class LayerCrops(LayerCrop):
         rows = torch.from_numpy(latents)
         with torch.no_grad():
             parts = self.in_parts(lambda part: self.maps(self.picture_latents(rows[part])), len(rows))
-        return {layer: torch.cat([part[layer] for part in parts]) for layer in self.layers}
+        return (
+            parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in self.layers}
+        )
 
 
 def activation_variances(crops: LayerCrops, training_latents: ArrayLike) -> dict[str, float]:
@@ -402,6 +404,7 @@ def run_unit(problem: GeneratorOcclusion, unit: Unit) -> dict[str, NDArray[Any]]
         for part in (problem.true, problem.means, problem.predicted)
     )
     for column, face in enumerate(range(unit.first_face, unit.last_face)):
+        origin = {name: predicted[name][face] + means[name] for name in means}
         compared = slice(None) if problem.pairs else slice(face, face + 1)
         for at in range(0, len(shifts), problem.batch):
             rows = slice(at, at + problem.batch)
@@ -409,7 +412,7 @@ def run_unit(problem: GeneratorOcclusion, unit: Unit) -> dict[str, NDArray[Any]]
                 continue
             made = _batch_of(problem.crops, problem.latents[face] + shifts[rows, column], problem.batch)
             for name, activations in made.items():
-                change = _change(activations.sub_(means[name]), predicted[name][face], true[name][compared])
+                change = _change(activations - origin[name], predicted[name][face], true[name][compared])
                 loss = similarity_loss(
                     problem.distances[name][face, compared], change, len(means[name]), problem.variances[name]
                 )
@@ -418,9 +421,8 @@ def run_unit(problem: GeneratorOcclusion, unit: Unit) -> dict[str, NDArray[Any]]
     return losses if problem.pairs else {name: values[:, :, 0] for name, values in losses.items()}
 
 
-def _change(occluded: Tensor, predicted: Tensor, true: Tensor) -> Array:
-    """How much the squared distances from `true` (m, F) grow from `predicted` (F,) to `occluded` (n, F): (n, m)."""
-    moved = occluded - predicted
+def _change(moved: Tensor, predicted: Tensor, true: Tensor) -> Array:
+    """How much the squared distances from `true` (m, F) grow when `predicted` (F,) moves by each of `moved` (n, F)."""
     own = torch.linalg.vector_norm(moved, dim=1).double().square() + 2 * (moved @ predicted).double()
     return cast(Array, (own[:, None] - 2 * (moved @ true.T).double()).numpy(force=True))
 
