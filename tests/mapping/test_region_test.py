@@ -3,6 +3,7 @@ import pytest
 from scipy import ndimage, stats
 
 from hyperdecode.errors import UserError
+from hyperdecode.mapping.map_inference import max_statistic, permuted_layers
 from hyperdecode.mapping.region_test import layer_tables, order_test, region_layer_test
 from hyperdecode.mapping.regions import OTHER, RegionSet
 
@@ -102,3 +103,19 @@ def test_bad_input_is_refused():
     for order, message in ((["a"], "two or more"), (["a", "a"], "each once"), (["a", "x"], "x is none of a, b, c")):
         with pytest.raises(UserError, match=message):
             order_test(layers, layers[None], REGIONS, 4, order)
+
+
+@pytest.mark.parametrize("standardise", ["permutation", "voxels"])
+def test_false_alarms_of_maps_whose_faces_were_paired_anew(standardise):
+    """From losses of all pairs to p-values: faces differ, centres differ and are smooth, pairing tells nothing."""
+    rng = np.random.default_rng(3)
+    rejected = []
+    for seed in range(400):
+        losses = ndimage.gaussian_filter1d(rng.standard_normal((4, N, 8, 8)), 3, axis=1, mode="wrap")
+        losses += 0.1 * rng.standard_normal((4, 1, 8, 1)) + 0.05 * rng.standard_normal((4, N, 1, 1))
+        observed = max_statistic(losses, n_permutations=79, seed=seed).layer_map(standardise).layers
+        permuted = permuted_layers(losses, 79, seed, standardise)
+        test = region_layer_test(observed, permuted, REGIONS, LAYERS)
+        order = order_test(observed, permuted, REGIONS, 4)
+        rejected.append([test.p_family.min(), test.p_deviation, test.p_association, order.p_value])
+    assert np.mean(np.array(rejected) <= 0.05, axis=0).max() <= 0.065
