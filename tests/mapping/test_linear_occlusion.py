@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from hyperdecode.decoding.activation_ridge import ActivationRidge
 from hyperdecode.errors import UserError
@@ -122,7 +123,9 @@ def test_small_losses_keep_their_digits():
     np.testing.assert_allclose(found, diagonal, rtol=0, atol=1e-8 * np.abs(diagonal).max())
 
 
-def test_the_same_bits_however_the_work_is_cut(monkeypatch):
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_same_bits_however_the_work_is_cut(threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     u = np.argwhere(np.ones((6, 7, 8)))
     around = cube_neighbourhoods(u, AFFINE, 10.0)
     readout, x = random_readout(len(u))
@@ -131,7 +134,8 @@ def test_the_same_bits_however_the_work_is_cut(monkeypatch):
     np.testing.assert_array_equal(np.concatenate(blocks), np.arange(len(around)))
     seen = []
     whole = occlude_linear(readout, x, around, progress=lambda done, total: seen.append((done, total)))
-    backwards = [occlude_block(readout, x, around, block) for block in blocks[::-1]][::-1]
+    with threadpool_limits(1):
+        backwards = [occlude_block(readout, x, around, block) for block in blocks[::-1]][::-1]
     np.testing.assert_array_equal(np.concatenate(backwards), whole)
     assert seen == [(128, 336), (256, 336), (336, 336)]
     monkeypatch.setattr(linear_occlusion, "BLOCK_CENTRES", 1)  # no centre has one before it

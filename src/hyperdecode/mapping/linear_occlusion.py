@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from hyperdecode.errors import UserError
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods
 from hyperdecode.mapping.readout import LinearReadout
+from hyperdecode.threads import default_threads
 
 __all__ = ["occlude_block", "occlude_linear", "occlusion_blocks", "similarity", "similarity_loss"]
 
@@ -81,7 +84,8 @@ def similarity_loss(squared_distance: ArrayLike, change: ArrayLike, n_features: 
 def occlusion_blocks(neighbourhoods: Neighbourhoods) -> list[NDArray[np.intp]]:
     """Cut the centres into the pieces that `occlude_block` does.
 
-    They depend on the number of centres alone: whoever does them, in whatever order, the losses are the same.
+    They depend on the number of centres alone: whoever does them, in whatever order, the losses are the same to the
+    last bit (with a BLAS of one thread: others may round differently).
 
     Returns
     -------
@@ -134,7 +138,8 @@ def occlude_linear(
 
     Nothing is left out: these are the losses of predicting anew from occluded responses. The y of a centre is that of
     the one before plus the voxels that come in less those that go out; cubes of neighbours share most of theirs.
-    Nothing larger than a few hundred rows of W is copied.
+    Nothing larger than a few hundred rows of W is copied. Blocks of centres run side by side in as many threads as
+    `hyperdecode.threads.default_threads` says, each with a BLAS of one: their number changes no bit.
 
     Parameters
     ----------
@@ -167,10 +172,15 @@ def occlude_linear(
     responses = _checked(readout, x)
     n, total = len(responses), len(neighbourhoods)
     found = np.empty((total, n, n), np.float32) if pairs else np.empty((total, n))
-    for block in occlusion_blocks(neighbourhoods):
-        found[block[0] : block[-1] + 1] = _losses(readout, responses, neighbourhoods, block, pairs)
-        if progress is not None:
-            progress(int(block[-1]) + 1, total)
+    blocks = occlusion_blocks(neighbourhoods)
+    with threadpool_limits(1), ThreadPoolExecutor(min(default_threads(), len(blocks))) as pool:
+        if pairs:
+            _ = readout.towards_true  # made once, before threads ask for it
+        parts = pool.map(lambda block: _losses(readout, responses, neighbourhoods, block, pairs), blocks)
+        for block, losses in zip(blocks, parts, strict=True):
+            found[block[0] : block[-1] + 1] = losses
+            if progress is not None:
+                progress(int(block[-1]) + 1, total)
     return found
 
 
