@@ -119,6 +119,15 @@ def test_losses_do_not_depend_on_units_or_their_order(tiny_generator, pairs):
             np.testing.assert_array_equal(found[layer], expected[layer])
 
 
+def test_problems_made_of_the_same_crops_do_not_meet(tiny_generator):
+    study = Study(tiny_generator)
+    first = study.problem(batch=4)
+    expected = occlude_through_generator(first)
+    assert study.problem(batch=2).crops.batch == 2 and first.crops.batch == 4
+    for layer, losses in occlude_through_generator(first).items():
+        np.testing.assert_array_equal(losses, expected[layer])
+
+
 def test_some_centres_alone_lose_what_they_lose_among_all(tiny_generator):
     problem = Study(tiny_generator).problem(batch=2)
     every, some = occlude_through_generator(problem), occlude_through_generator(problem.only(np.array([5, 1, 9])))

@@ -197,6 +197,7 @@ def test_agreement_tells_what_it_says():
     assert found.same_layer == 0.5 and not found.holds and found.n_centres == 4
     assert found.correlations["a"] == pytest.approx(1)
     assert found.correlations["b"] == pytest.approx(-1 / 3)
+    assert found.single_correlations == found.correlations
     assert found.largest_errors["a"] == 0
     assert found.largest_errors["b"] == pytest.approx(9 / np.std([0, 0, 0, 9]))
     assert layer_agreement(exact, exact).holds
@@ -209,7 +210,13 @@ def test_the_loss_of_a_face_is_with_its_own():
     shuffled = {name: rng.standard_normal((9, 4, 4)) for name in "ab"}
     for name, values in shuffled.items():
         values[:, range(4), range(4)] = own[name]
-    assert layer_agreement(pairs, shuffled).same_layer == 1
+    found = layer_agreement(pairs, shuffled)
+    assert found.same_layer == 1 and max(found.largest_errors.values()) == 0
+    for name in "ab":
+        assert found.single_correlations[name] == pytest.approx(
+            np.corrcoef(pairs[name].ravel(), shuffled[name].ravel())[0, 1]
+        )
+        assert found.single_correlations[name] < 0.6
 
 
 def test_bad_input_is_refused_in_one_line(tiny_generator):

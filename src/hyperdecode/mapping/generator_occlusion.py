@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
@@ -348,10 +349,13 @@ def occlusion_problem(
         batch = max(1, min(BATCH.get(crops.device.type, 32), BATCH_BYTES // (4 * size)))
     if batch < 1:
         raise UserError(f"a batch holds 1 or more occlusions, got {batch}")
+    crops = copy(crops)  # whose batch is that of this problem, and of no other
     crops.batch = batch
     made, seen = (_activations(crops, rows, batch) for rows in (decoded, true))
     means = {name: rows.mean(0, dtype=np.float64).astype(np.float32) for name, rows in seen.items()}
-    made, seen = ({name: rows - means[name] for name, rows in part.items()} for part in (made, seen))
+    for part in (made, seen):
+        for name, rows in part.items():
+            rows -= means[name]  # in place: whole maps of all faces are large
     distances = {name: _squared_distances(made[name], seen[name]) for name in crops.layers}
     wanted = {name: float(variances[name]) for name in crops.layers}
     return GeneratorOcclusion(crops, decoded, shifts, wanted, batch, pairs, made, seen, distances, means)
@@ -369,8 +373,11 @@ def _batch_of(crops: LayerCrops, latents: Array, batch: int) -> dict[str, Tensor
 
 
 def _squared_distances(predicted: Single, true: Single) -> Array:
-    rows = [np.square(true - row).sum(1, dtype=np.float64) for row in predicted]
-    return np.stack(rows)
+    found = np.empty((len(predicted), len(true)))
+    for row, distances in zip(predicted, found, strict=True):
+        away = true - row
+        np.einsum("ij,ij->i", away, away, dtype=np.float64, casting="safe", out=distances)
+    return found
 
 
 def run_unit(problem: GeneratorOcclusion, unit: Unit) -> dict[str, NDArray[Any]]:

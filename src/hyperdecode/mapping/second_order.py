@@ -40,14 +40,18 @@ class Agreement:
         deviation 1 for each layer).
     correlations : dict of str to float
         For each layer, of the losses (means over faces, each with its own) over centres.
+    single_correlations : dict of str to float
+        For each layer, of the losses of single faces, with all that they are compared with: what tests of the pairing
+        rest on.
     largest_errors : dict of str to float
-        For each layer, the largest difference of such a loss, in standard deviations of the exact losses.
+        For each layer, the largest difference of a mean over faces, in standard deviations of the exact ones.
     """
 
     n_centres: int
     goal: float
     same_layer: float
     correlations: Mapping[str, float]
+    single_correlations: Mapping[str, float]
     largest_errors: Mapping[str, float]
 
     @property
@@ -88,9 +92,10 @@ def layer_agreement(
         )
     layers, other_layers = (((m - m.mean(1)[:, None]) / m.std(1)[:, None]).argmax(axis=0) for m in (maps, others))
     correlations = {name: float(np.corrcoef(a, b)[0, 1]) for name, a, b in zip(exact, maps, others, strict=True)}
+    singles = {name: float(np.corrcoef(exact[name].ravel(), approximate[name].ravel())[0, 1]) for name in exact}
     largest = np.abs(others - maps).max(axis=1) / spread
     errors = {name: float(error) for name, error in zip(exact, largest, strict=True)}
-    return Agreement(maps.shape[1], goal, float((layers == other_layers).mean()), correlations, errors)
+    return Agreement(maps.shape[1], goal, float((layers == other_layers).mean()), correlations, singles, errors)
 
 
 def _own(losses: NDArray[Any]) -> Array:
