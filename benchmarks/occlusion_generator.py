@@ -41,13 +41,12 @@ from hyperdecode.generators.base import Generator
 from hyperdecode.mapping.chunks import Unit
 from hyperdecode.mapping.generator_occlusion import (
     GeneratorOcclusion,
-    LayerCrops,
-    activation_variances,
-    latent_shifts,
     occlude_through_generator,
     occlusion_problem,
     run_unit,
 )
+from hyperdecode.mapping.latent_shifts import latent_shifts
+from hyperdecode.mapping.layer_crops import LayerCrops, activation_variances
 from hyperdecode.mapping.linear_occlusion import similarity
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods, cube_neighbourhoods
 from hyperdecode.mapping.second_order import occlude_to_second_order

@@ -8,14 +8,9 @@ from hyperdecode.decoding.activation_targets import LayerCrop, TargetActivations
 from hyperdecode.errors import UserError
 from hyperdecode.generators import PGGAN
 from hyperdecode.mapping.chunks import MemoryResults, collected, run_units
-from hyperdecode.mapping.generator_occlusion import (
-    LayerCrops,
-    activation_variances,
-    latent_shifts,
-    occlude_through_generator,
-    occlusion_problem,
-    run_unit,
-)
+from hyperdecode.mapping.generator_occlusion import occlude_through_generator, occlusion_problem, run_unit
+from hyperdecode.mapping.latent_shifts import latent_shifts
+from hyperdecode.mapping.layer_crops import LayerCrops, activation_variances
 from hyperdecode.mapping.linear_occlusion import similarity
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods
 
@@ -245,3 +240,14 @@ def test_bad_input_is_refused_in_one_line(tiny_generator):
     for message, call in wrong.items():
         with pytest.raises(UserError, match=message):
             call()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_gpu_finds_the_same(make_tiny, pairs):
+    expected = occlude_through_generator(Study(make_tiny()).problem(pairs=pairs))
+    problem = Study(make_tiny().cuda()).problem(pairs=pairs)
+    assert problem.batch == 256
+    for layer, losses in occlude_through_generator(problem).items():
+        np.testing.assert_allclose(losses, expected[layer], rtol=0, atol=1e-3 * np.abs(expected[layer]).max())

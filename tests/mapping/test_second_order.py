@@ -6,21 +6,13 @@ import pytest
 import torch
 
 from hyperdecode.errors import UserError
-from hyperdecode.mapping.generator_occlusion import (
-    LayerCrops,
-    activation_variances,
-    latent_shifts,
-    occlude_through_generator,
-    occlusion_problem,
-)
+from hyperdecode.mapping.agreement import layer_agreement
+from hyperdecode.mapping.generator_occlusion import occlude_through_generator, occlusion_problem
+from hyperdecode.mapping.latent_shifts import latent_shifts
+from hyperdecode.mapping.layer_crops import LayerCrops, activation_variances
 from hyperdecode.mapping.linear_occlusion import similarity_loss
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods
-from hyperdecode.mapping.second_order import (
-    layer_agreement,
-    occlude_to_second_order,
-    second_order,
-    slopes,
-)
+from hyperdecode.mapping.second_order import occlude_to_second_order, second_order, slopes
 
 LAYERS = ("b8.conv1", "image")
 N_FACES, LATENT = 3, 16
@@ -167,6 +159,10 @@ def test_the_sample_grows_to_half_before_it_is_given_up(tiny_generator):
     assert not agreement.holds and agreement.same_layer < 1
     assert [len(part) for part in asked] == [6, 6, 12, 1]
     assert len(np.unique(np.concatenate(asked))) == 25 == agreement.n_centres
+    first, asked[:] = np.concatenate(asked), []
+    _, agreement = occlude_to_second_order([problem], n_exact=6, most=10, goal=1.0, exact=exact)
+    assert [len(part) for part in asked] == [6, 4] and agreement.n_centres == 10
+    np.testing.assert_array_equal(np.concatenate(asked), first[:10])
 
 
 def test_decoders_of_their_own_and_layers_known_otherwise_choose_together(tiny_generator):
@@ -239,3 +235,15 @@ def test_bad_input_is_refused_in_one_line(tiny_generator):
     for message, call in wrong.items():
         with pytest.raises(UserError, match=message):
             call()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("space", ["w", "z"])
+def test_a_gpu_finds_the_same(make_tiny, space):
+    problems = [make_problem(generator, 0.03, space=space) for generator in (make_tiny(), make_tiny().cuda())]
+    sampled = np.arange(12)
+    exact = occlude_through_generator(problems[0].only(sampled))
+    expected, found = (second_order(problem, sampled, exact).losses for problem in problems)
+    for name in LAYERS:
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=1e-3 * np.abs(expected[name]).max())

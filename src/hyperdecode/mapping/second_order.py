@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
+from hyperdecode.mapping.agreement import Agreement, layer_agreement
 from hyperdecode.mapping.generator_occlusion import GeneratorOcclusion, occlude_through_generator
 from hyperdecode.mapping.linear_occlusion import similarity_loss
 
-__all__ = ["Agreement", "SecondOrder", "layer_agreement", "occlude_to_second_order", "second_order", "slopes"]
+__all__ = ["SecondOrder", "occlude_to_second_order", "second_order", "slopes"]
 
 Array = NDArray[np.float64]
 Exact = Callable[[GeneratorOcclusion, NDArray[np.intp]], Mapping[str, NDArray[Any]]]
@@ -23,85 +24,6 @@ BLOCK_CENTRES = 256
 RIDGE = 1e-3
 FLOOR = 1e-2
 """Of the mean square of the slopes in any direction, in units of its mean over directions."""
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far losses of one method are those of another.
-
-    Attributes
-    ----------
-    n_centres : int
-        Centres compared.
-    goal : float
-        Share of them that must get the same layer.
-    same_layer : float
-        Share of them that do, by the largest of the losses that are standardised over these centres (mean 0, standard
-        deviation 1 for each layer).
-    correlations : dict of str to float
-        For each layer, of the losses (means over faces, each with its own) over centres.
-    single_correlations : dict of str to float
-        For each layer, of the losses of single faces, with all that they are compared with: what tests of the pairing
-        rest on.
-    largest_errors : dict of str to float
-        For each layer, the largest difference of a mean over faces, in standard deviations of the exact ones.
-    """
-
-    n_centres: int
-    goal: float
-    same_layer: float
-    correlations: Mapping[str, float]
-    single_correlations: Mapping[str, float]
-    largest_errors: Mapping[str, float]
-
-    @property
-    def holds(self) -> bool:
-        """Whether enough centres get the same layer."""
-        return self.same_layer >= self.goal
-
-
-def layer_agreement(
-    exact: Mapping[str, NDArray[Any]], approximate: Mapping[str, NDArray[Any]], goal: float = 0.95
-) -> Agreement:
-    """Compare losses of the same centres.
-
-    Parameters
-    ----------
-    exact, approximate : dict of str to array of shape (n_centres, n_faces, n_faces) or (n_centres, n_faces)
-        Losses of each layer, as `hyperdecode.mapping.generator_occlusion.occlude_through_generator` gives them.
-    goal : float
-        Share of the centres that must get the same layer.
-
-    Returns
-    -------
-    Agreement
-
-    Raises
-    ------
-    UserError
-        When layers or shapes differ, there are fewer than two centres, or a layer loses the same at all of them.
-    """
-    if list(exact) != list(approximate) or any(exact[name].shape != approximate[name].shape for name in exact):
-        raise UserError("losses to compare are of the same layers, centres and faces: these are not")
-    maps, others = (np.stack([_own(values) for values in losses.values()]) for losses in (exact, approximate))
-    spread = maps.std(axis=1)
-    if maps.shape[1] < 2 or not (spread > 0).all() or not (others.std(axis=1) > 0).all():
-        raise UserError(
-            f"layers are assigned by losses that differ between centres, got {maps.shape[1]} centres, or a layer that "
-            "loses the same everywhere: take more centres"
-        )
-    layers, other_layers = (((m - m.mean(1)[:, None]) / m.std(1)[:, None]).argmax(axis=0) for m in (maps, others))
-    correlations = {name: float(np.corrcoef(a, b)[0, 1]) for name, a, b in zip(exact, maps, others, strict=True)}
-    singles = {name: float(np.corrcoef(exact[name].ravel(), approximate[name].ravel())[0, 1]) for name in exact}
-    largest = np.abs(others - maps).max(axis=1) / spread
-    errors = {name: float(error) for name, error in zip(exact, largest, strict=True)}
-    return Agreement(maps.shape[1], goal, float((layers == other_layers).mean()), correlations, singles, errors)
-
-
-def _own(losses: NDArray[Any]) -> Array:
-    """Mean over faces of the loss of each with its own, (n_centres,)."""
-    own = losses if losses.ndim == 2 else np.diagonal(losses, axis1=1, axis2=2)
-    return np.asarray(own.mean(axis=1, dtype=np.float64))
 
 
 def slopes(problem: GeneratorOcclusion) -> dict[str, Array]:
@@ -189,6 +111,7 @@ def second_order(
     sampled: NDArray[np.intp],
     exact: Mapping[str, NDArray[Any]],
     *,
+    slope: Mapping[str, Array] | None = None,
     ridge: float = RIDGE,
 ) -> SecondOrder:
     r"""Find the losses of all neighbourhoods from those of some.
@@ -215,6 +138,8 @@ def second_order(
         Neighbourhoods (of the different ones) whose losses are known.
     exact : dict of str to array of shape (m, n_faces, n_faces), or (m, n_faces) without `problem.pairs`
         Those losses.
+    slope : dict of str to array, optional
+        Of `slopes`, where they are at hand.
     ridge : float
         In units of the mean of :math:`(\delta_s^\top M \delta_s)^2`.
 
@@ -234,7 +159,7 @@ def second_order(
     for name in problem.crops.layers:
         if name not in exact or exact[name].shape != shape:
             raise UserError(f"exact losses of layer {name} must have shape {shape}: give those of the sample")
-    slope = slopes(problem)
+    slope = slopes(problem) if slope is None else slope
     known = _moves(problem, sampled)
     metrics = {name: _half_metric(slope[name]) for name in problem.crops.layers}
     surfaces = {
@@ -334,6 +259,7 @@ def occlude_to_second_order(
     *,
     others: Mapping[str, NDArray[Any]] | None = None,
     n_exact: int = 256,
+    most: int = 2048,
     goal: float = 0.95,
     seed: int = 0,
     exact: Exact | None = None,
@@ -341,7 +267,7 @@ def occlude_to_second_order(
     """Return the losses of all centres to second order, and how far they agree with exact ones.
 
     A random sample of the neighbourhoods is computed exactly. Each of them is then found from the others and compared;
-    as long as too few get the same layer the sample is doubled, up to half of all.
+    as long as too few get the same layer the sample is doubled, up to `most` or half of all.
 
     Parameters
     ----------
@@ -349,8 +275,8 @@ def occlude_to_second_order(
         Of the same neighbourhoods and faces, each with layers of its own.
     others : dict of str to array, optional
         Losses of further layers at all centres, known exactly, which take part in the choice of a centre's layer.
-    n_exact : int
-        Neighbourhoods that are computed exactly at first.
+    n_exact, most : int
+        Neighbourhoods that are computed exactly at first, and at most.
     goal : float
         Share of the sample that must get the same layer.
     seed : int
@@ -374,29 +300,36 @@ def occlude_to_second_order(
     _require_same(problems)
     shifts = problems[0].shifts
     n, which = len(shifts), shifts.which
-    if n < 4 or n_exact < 2:
-        raise UserError(f"a sample of {n_exact} of {n} neighbourhoods tells no curvature: occlude all exactly")
+    most = min(most, n // 2)
+    if min(n_exact, most) < 2:
+        raise UserError(
+            f"a sample of {min(n_exact, most)} of {n} neighbourhoods tells no curvature: occlude all exactly"
+        )
     order = np.random.default_rng(seed).permutation(n)
     compute = exact or (lambda problem, centres: occlude_through_generator(problem.only(centres)))
     first_centres = np.unique(which, return_index=True)[1]
     known: list[dict[str, NDArray[Any]]] = [{} for _ in problems]
-    done, size = 0, min(n_exact, n // 2)
+    slope = [slopes(problem) for problem in problems]
+    done, size = 0, min(n_exact, most)
     while True:
         sampled, new = order[:size], order[done:size]
         for problem, kept in zip(problems, known, strict=True):
             for name, values in compute(problem, new).items():
                 kept[name] = np.concatenate([kept[name], values]) if name in kept else values
-        found = [second_order(problem, sampled, kept) for problem, kept in zip(problems, known, strict=True)]
+        found = [
+            second_order(problem, sampled, kept, slope=own)
+            for problem, kept, own in zip(problems, known, slope, strict=True)
+        ]
         apart = {name: values[first_centres[sampled]] for name, values in (others or {}).items()}
         agreement = layer_agreement(
             {name: values for kept in known for name, values in kept.items()} | apart,
             {name: values for one in found for name, values in one.left_out.items()} | apart,
             goal,
         )
-        if agreement.holds or size == n // 2:
+        if agreement.holds or size == most:
             losses = {name: values[which] for one in found for name, values in one.losses.items()}
             return losses, agreement
-        done, size = size, min(2 * size, n // 2)
+        done, size = size, min(2 * size, most)
 
 
 def _require_same(problems: Sequence[GeneratorOcclusion]) -> None:
