@@ -47,7 +47,14 @@ def test_strips_equal_the_batch(make_tiny, w, monkeypatch, strip_bytes, side):
 @pytest.mark.parametrize("strip_bytes", [1, 4 * 16 * 16 * 3, 2**22])
 @pytest.mark.parametrize(
     "layers",
-    [["b4.conv"], ["b16.conv2", "b8.conv2"], ["b32.conv2"], ["image", "b4.conv", "b8.conv2", "b16.conv2", "b32.conv2"]],
+    [
+        ["b4.conv"],
+        ["b16.conv2", "b8.conv2"],
+        ["b32.conv2"],
+        ["b8.conv1", "b16.conv1"],
+        ["b32.conv1", "b16.conv2", "b16.conv1"],
+        ["image", "b4.conv", "b8.conv2", "b16.conv1", "b16.conv2", "b32.conv1", "b32.conv2"],
+    ],
 )
 def test_strips_give_the_activations_of_the_batch(make_tiny, w, monkeypatch, strip_bytes, layers):
     monkeypatch.setattr(tiled, "STRIP_BYTES", strip_bytes)

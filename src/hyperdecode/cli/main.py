@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hyperdecode import __version__
-from hyperdecode.cli import attributes, decoding, experiment, faces, reproduce, study, weights
+from hyperdecode.cli import attributes, decoding, experiment, faces, mapping, reproduce, study, weights
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
@@ -44,6 +44,7 @@ app.command()(study.run)
 app.command()(study.report)
 app.command()(decoding.decode)
 app.command()(decoding.compare)
+app.command("map")(mapping.map_layers)
 app.command()(predict)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")

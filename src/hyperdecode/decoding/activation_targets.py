@@ -87,6 +87,14 @@ class LayerCrop:
             )
         return mean, sd
 
+    def to(self, device: torch.device) -> None:
+        """Move the generator, and what goes with it, to a device."""
+        if isinstance(self.generator, nn.Module):
+            self.generator.to(device)
+            self.device = device
+        if self.scale is not None:
+            self.scale = (self.scale[0].to(device), self.scale[1].to(device))
+
     def require_latents(self, latents: Tensor) -> None:
         """Refuse latents of another generator."""
         if latents.shape[1] != self.generator.latent_dim:

@@ -285,7 +285,7 @@ class MobileStyleGAN(nn.Module):
         w = self._as_w(latents, space)
         if crop is not None and any(crop < self._sides[name] for name in layers):
             return self._crops(w, layers, crop)
-        if not (self._on_cpu_without_gradients(w) and len(w) and set(layers) <= set(self._tiled.layers)):
+        if not (self._on_cpu_without_gradients(w) and len(w)):
             return taken(self._layers(w), layers)
         with torch.inference_mode():
             faces = [self._tiled.activations(row[None], set(layers)) for row in w]

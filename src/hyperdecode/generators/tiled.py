@@ -120,11 +120,6 @@ class TiledSynthesis:
             x = self._run(block, [block.conv1, block.conv2], x, w)
         return self._run(self.blocks[-1], [self.blocks[-1].conv1, self.blocks[-1].conv2], x, w, to_rgb=True)
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers that `activations` can give: all but the first convolution of each block."""
-        return ("b4.conv", *(f"{block.name}.conv2" for block in self.blocks), "image")
-
     def activations(self, w: Tensor, layers: Collection[str]) -> dict[str, Tensor]:
         """Run one face as far as the last of `layers` and return these activations.
 
@@ -132,7 +127,7 @@ class TiledSynthesis:
         ----------
         w : Tensor, (1, latent_dim)
         layers : collection of str
-            Among `self.layers`.
+            Of the generator. The first convolution of a block is run once more for itself.
 
         Returns
         -------
@@ -142,13 +137,16 @@ class TiledSynthesis:
         x = self.conv0.run(self.input[None], w, slice(None)).contiguous(memory_format=torch.channels_last)
         if "b4.conv" in layers:
             found["b4.conv"] = x[:, _band_order(x.shape[1]).argsort()]
-        *blocks, last = self.blocks
-        for block in blocks:
+        last = self.blocks[-1]
+        for block in self.blocks:
+            if f"{block.name}.conv1" in layers:
+                found[f"{block.name}.conv1"] = self._run(block, [block.conv1], x, w)
             if len(found) == len(layers):
                 return found
-            x = self._run(block, [block.conv1, block.conv2], x, w)
-            if f"{block.name}.conv2" in layers:
-                found[f"{block.name}.conv2"] = x[:, _band_order(x.shape[1]).argsort()]
+            if block is not last:
+                x = self._run(block, [block.conv1, block.conv2], x, w)
+                if f"{block.name}.conv2" in layers:
+                    found[f"{block.name}.conv2"] = x[:, _band_order(x.shape[1]).argsort()]
         if f"{last.name}.conv2" in layers:
             found[f"{last.name}.conv2"] = self._run(last, [last.conv1, last.conv2], x, w)
         if "image" in layers:

@@ -38,6 +38,8 @@ class Analysis:
     generator : Generator
     progress : callable, optional
         Called with (epochs done, epochs in all) by decoders that train for long.
+    map_progress : callable, optional
+        The same for brain maps: stimuli or centres.
     """
 
     layout: Layout
@@ -45,6 +47,7 @@ class Analysis:
     stimuli: StimulusSet
     generator: Generator
     progress: Callable[[int, int], None] | None = None
+    map_progress: Callable[[int, int], None] | None = None
 
     @property
     def models(self) -> tuple[str, ...]:

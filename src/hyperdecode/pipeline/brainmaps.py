@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperdecode.decoding.activation_ridge import ActivationRidge
+from hyperdecode.files import sha256_bytes, sha256_file
 from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
 from hyperdecode.generators.base import Generator
 from hyperdecode.mapping.linear_occlusion import occlude_linear, similarity
@@ -21,7 +23,9 @@ from hyperdecode.mapping.readout import LinearReadout, readout_of_activations
 from hyperdecode.pipeline.activations import Activations
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.map_files import LayerFacts, MapFiles, SubjectMaps
+from hyperdecode.pipeline.map_generator import GeneratorReadout
 from hyperdecode.pipeline.map_regions import region_tables
+from hyperdecode.pipeline.map_units import SideBySide
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
@@ -30,6 +34,7 @@ from hyperdecode.pipeline.zmaps import noting_warnings
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.images import read_image
 from hyperdecode.study.layout import Layout
+from hyperdecode.study.saved_decoder import read_decoder
 from hyperdecode.study.stimulus_set import StimulusSet
 
 __all__ = ["KIND", "BrainMaps", "neighbourhoods_of"]
@@ -52,6 +57,8 @@ class BrainMaps:
     generator : Generator
     progress : callable, optional
         Called with (done, in all) of stimuli or centres.
+    side_by_side : callable, optional
+        Runs units of work on a cluster (`hyperdecode.pipeline.map_units.crew`).
     """
 
     layout: Layout
@@ -59,15 +66,21 @@ class BrainMaps:
     stimuli: StimulusSet
     generator: Generator
     progress: Progress | None = None
+    side_by_side: SideBySide | None = None
 
     @property
     def activations(self) -> Activations:
         """Activations of the stimuli."""
         return Activations(self.layout, self.config, self.stimuli, self.generator, self.progress)
 
+    @property
+    def through_generator(self) -> bool:
+        """Whether decoded latents go through the generator."""
+        return self.config.mapping.readout in ("generator", "second-order")
+
     def shared(self) -> list[tuple[str, Step]]:
-        """Return the step that no brain goes into; none without maps."""
-        return [] if self.config.mapping.readout == "none" else [(KIND, self.activations.step())]
+        """Return the step that no brain goes into; none where nothing needs it."""
+        return [(KIND, self.activations.step())] if self.config.mapping.readout == "linear" else []
 
     def steps(self, subject: str) -> list[tuple[str, Step]]:
         """Return the step of a subject; none without maps."""
@@ -81,20 +94,26 @@ class BrainMaps:
         wanted, seed = self.config.mapping, derived_seed(self.config.seed, "map", subject)
         mask = self.layout.subject(subject, f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz")
         settings = {
-            **wanted.model_dump(mode="json"),
+            **wanted.model_dump(mode="json", exclude={"regions"}),
             "names": list(self.activations.layers.values()),
             "cv": self.config.decoding.cv,
             "seed": seed,
         }
+        if self.through_generator:
+            settings |= {"model": self.config.decoding.model, "truncation": self.config.stimuli.truncation}
         inputs = (
             self.layout.subject(subject, "desc-masked_zmaps.safetensors"),
             self.layout.subject(subject, "trials.tsv"),
             mask,
-            self.layout.activations,
+            *(self._decoder_files(subject) if self.through_generator else (self.layout.activations,)),
             *self._atlas_file(),
         )
         files = MapFiles(self.layout, subject)
         return Step(f"map_sub-{subject}", 1, settings, inputs, files.paths, partial(self._work, subject, mask, seed))
+
+    def _decoder_files(self, subject: str) -> tuple[Path, ...]:
+        model = self.config.decoding.model
+        return tuple(self.layout.decoded(subject, model, f"decoder.{kind}") for kind in ("safetensors", "json"))
 
     def _atlas_file(self) -> tuple[Path, ...]:
         own = self.config.mapping.region_image
@@ -102,12 +121,12 @@ class BrainMaps:
 
     def _work(self, subject: str, mask_path: Path, seed: int) -> dict[str, Any]:
         wanted = self.config.mapping
-        trials = read_trials(self.layout, self.stimuli, subject, self.generator.picture_space)
+        trials = read_trials(self.layout, self.stimuli, subject, self.config.decoding.space)
         mask = read_image(mask_path, n_dimensions=3)
         where = np.stack(np.unravel_index(trials.voxels, mask.shape), axis=1)
         with noting_warnings() as noted:
             around = neighbourhoods_of(where, np.asarray(mask.affine), wanted)
-            losses, layers = self._linear(trials, around, seed)
+            losses, layers, facts = self._losses(subject, trials, around, seed)
             inference = max_statistic(
                 losses, wanted.n_permutations, wanted.alpha, seed, progress=self._told(3, 4, len(around))
             )
@@ -125,6 +144,7 @@ class BrainMaps:
         maps = SubjectMaps(
             mask,
             trials.voxels[around.centres],
+            trials.test_names,
             layers,
             inference,
             raw,
@@ -134,7 +154,34 @@ class BrainMaps:
             trials.voxels,
         )
         MapFiles(self.layout, subject).write(maps)
-        return region_facts | self._facts(trials, around, inference) | {"warnings": noted}
+        for folder in self.layout.derivatives.glob(f"work/map_sub-{subject}_*"):
+            shutil.rmtree(folder)
+        return facts | region_facts | self._facts(trials, around, inference) | {"warnings": noted}
+
+    def _losses(
+        self, subject: str, trials: DecodingTrials, around: Neighbourhoods, seed: int
+    ) -> tuple[list[Any], list[LayerFacts], dict[str, Any]]:
+        """Occlude with the readout that is asked for: losses and facts of each layer, facts for the record."""
+        if not self.through_generator:
+            return (*self._linear(trials, around, seed), {})
+        kept = [path for path in self.layout.derivatives.glob(f"work/map_sub-{subject}_*")]
+        files = [sha256_file(path) for path in self.step(subject).inputs]
+        key = sha256_bytes(repr((sorted(self.step(subject).settings.items()), files)).encode())[:12]
+        folder = self.layout.derivatives / "work" / f"map_sub-{subject}_{key}"
+        for old in kept:
+            if old != folder:
+                shutil.rmtree(old)
+        readout = GeneratorReadout(
+            self.generator,
+            self.activations.layers,
+            self.config.mapping.side,
+            self.config.stimuli.truncation,
+            read_decoder(self.layout.decoded(subject, self.config.decoding.model, "decoder")),
+            folder,
+            self.side_by_side,
+            self.progress,
+        )
+        return readout.losses(trials, around, second_order=self.config.mapping.readout == "second-order", seed=seed)
 
     def _linear(self, trials: DecodingTrials, around: Neighbourhoods, seed: int) -> tuple[list[Any], list[LayerFacts]]:
         """Ridge straight to each layer's activations; the loss of every pair of prediction and face."""

@@ -106,6 +106,9 @@ def subject_records(
         found += reader.decoder(model, config.decoding.space)
     if config.decoding.posterior:
         found += reader.step(f"posterior_sub-{label}", "posterior")
+    found += reader.step(f"learning_sub-{label}", "learning curve")
+    if config.mapping.readout != "none":
+        found += reader.step(f"map_sub-{label}", "activations of layers")
     for name in config.evaluation.baselines:
         found += reader.step(f"decode_sub-{label}_{name}", f"decoder of {name}")
     return found

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from hyperdecode.mapping.assign import LayerMap
 from hyperdecode.mapping.map_inference import MapInference
 from hyperdecode.pipeline.map_regions import RegionTables
+from hyperdecode.report.cortexfigure import layer_colours
 from hyperdecode.study.derivatives import write_image, write_table
-from hyperdecode.study.images import image_space
+from hyperdecode.study.gifti import label_surface_maps, surface_maps, write_surface_maps
+from hyperdecode.study.images import image_space, read_image
 from hyperdecode.study.layout import Layout
 
 __all__ = ["LayerFacts", "MapFiles", "SubjectMaps"]
@@ -62,6 +65,8 @@ class SubjectMaps:
         Whose grid the maps lie on.
     voxels : ndarray of int, shape (n_centres,)
         Place of each centre on the grid, flat in C order.
+    faces : sequence of str
+        Test stimuli.
     layers : sequence of LayerFacts
     inference : MapInference
     raw, thresholded : LayerMap
@@ -76,6 +81,7 @@ class SubjectMaps:
 
     mask: Any
     voxels: NDArray[np.integer[Any]]
+    faces: Sequence[str]
     layers: Sequence[LayerFacts]
     inference: MapInference
     raw: LayerMap
@@ -117,6 +123,7 @@ class MapFiles:
             "desc-occlusion_z.nii.gz",
             "desc-occlusion_p.nii.gz",
             "desc-occlusion_layers.tsv",
+            "desc-occlusion_faces.tsv",
             "desc-noiseceiling_map.nii.gz",
             "desc-layers_regions.tsv",
             "desc-layers_areas.tsv",
@@ -136,19 +143,36 @@ class MapFiles:
         found = maps.inference
         image("desc-layers_dseg.nii.gz", maps.raw.layers + 1, maps.voxels, np.int16)
         image("desc-layersthresholded_dseg.nii.gz", maps.thresholded.layers + 1, maps.voxels, np.int16)
-        image("desc-occlusion_loss.nii.gz", found.losses.T, maps.voxels, np.float32)
-        image("desc-occlusion_z.nii.gz", found.standardised.T, maps.voxels, np.float32)
+        image("desc-occlusion_loss.nii.gz", found.losses.T, maps.voxels, np.float32, np.nan)
+        image("desc-occlusion_z.nii.gz", found.standardised.T, maps.voxels, np.float32, np.nan)
         # 1 where nothing was tested, so that a threshold on p shows nothing there.
         image("desc-occlusion_p.nii.gz", found.p_corrected.T, maps.voxels, np.float32, 1)
-        ceiling = np.zeros(len(maps.ceiling_voxels)) if maps.ceiling is None else np.nan_to_num(maps.ceiling)
-        image("desc-noiseceiling_map.nii.gz", ceiling, maps.ceiling_voxels, np.float32)
+        ceiling = np.full(len(maps.ceiling_voxels), np.nan) if maps.ceiling is None else maps.ceiling
+        image("desc-noiseceiling_map.nii.gz", ceiling, maps.ceiling_voxels, np.float32, np.nan)
         labels = pd.DataFrame({"index": range(1, len(maps.layers) + 1), "name": [layer.title for layer in maps.layers]})
         write_table(self.path("desc-layers_dseg.tsv"), labels)
         write_table(self.path("desc-occlusion_layers.tsv"), _layer_table(maps))
+        faces = {f"depth_{layer.depth}": layer.similarity for layer in maps.layers}
+        write_table(self.path("desc-occlusion_faces.tsv"), pd.DataFrame({"stim_file": list(maps.faces), **faces}))
         empty = pd.DataFrame(columns=["region", "layer"])
         tables = (empty, empty) if maps.regions is None else (maps.regions.groups, maps.regions.areas)
         write_table(self.path("desc-layers_regions.tsv"), tables[0])
         write_table(self.path("desc-layers_areas.tsv"), tables[1])
+        if space == "mni":
+            self._write_surfaces(maps)
+
+    def _write_surfaces(self, maps: SubjectMaps) -> None:
+        """Write layers and standardised losses on fsaverage5 too, for viewers of surfaces."""
+        folder, titles = self.path("").parent, [layer.title for layer in maps.layers]
+        for name in ("layers", "layersthresholded"):
+            image = read_image(self.path(f"desc-{name}_dseg.nii.gz"), n_dimensions=3)
+            found = label_surface_maps(image, name, titles, layer_colours(len(titles)), "no layer")
+            write_surface_maps(found, folder, f"sub-{self.subject}_desc-{name}")
+        z = read_image(self.path("desc-occlusion_z.nii.gz"), n_dimensions=4)
+        for k, layer in enumerate(maps.layers):
+            name = f"occlusion{layer.depth}z"
+            one = surface_maps(nib.Nifti1Image(np.asarray(z.dataobj[..., k]), z.affine), name)
+            write_surface_maps(one, folder, f"sub-{self.subject}_desc-{name}")
 
 
 def _layer_table(maps: SubjectMaps) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from hyperdecode.evaluation.bootstrap import bootstrap_interval
+from hyperdecode.pipeline.map_files import MapFiles
 from hyperdecode.pipeline.records import read_facts
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.beside import beside_figure, models_figure
@@ -72,6 +73,8 @@ class Parts:
             paths += [self.layout.decoded(label, model, file) for model, file in files]
             paths += [self.layout.subject(label, f"desc-{what}_scores.tsv") for what in ("ceiling", "learning")]
             paths += [self.layout.reconstruction(label, name, file) for name in self.wanted for file in self.names]
+            if self.config.mapping.readout != "none":
+                paths += MapFiles(self.layout, label).paths
         paths += [self.layout.best_possible(name, file) for name in self.wanted for file in self.names]
         return [path for path in paths if path.is_file()]
 

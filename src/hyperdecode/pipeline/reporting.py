@@ -20,6 +20,7 @@ from hyperdecode.files import atomic_path
 from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.certificate import study_certificate, training_hashes
+from hyperdecode.pipeline.map_report import map_report
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
 from hyperdecode.pipeline.quality import quality_figures, quality_inputs
 from hyperdecode.pipeline.records import Step, read_facts, run_step
@@ -75,7 +76,7 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 5, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
+    return Step("report", 6, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
 def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
@@ -90,6 +91,8 @@ def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
     return [
         *names,
         f"ceiling_{who}",
+        f"learning_{who}",
+        f"map_{who}",
         *(f"{kind}_{who}_{name}" for name in baselines for kind in ("decode", "evaluate")),
     ]
 
@@ -115,6 +118,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         comparisons=parts.comparisons(stimuli, [subject.reconstructions for subject in subjects]),
         strips=[page for chain in chains for page in _strips(analysis, chain)],
         ceilings=parts.ceilings(),
+        maps=[found for chain in chains if (found := map_report(layout, config, chain.label)) is not None],
         preset=preset_words(config.evaluation.preset),
         certificate=study_certificate(
             layout, config, analysis.stimuli, analysis.models, axes=_axes(analysis), checks=checks, skipped=skipped

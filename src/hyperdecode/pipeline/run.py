@@ -13,6 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.baselines import Baselines
+from hyperdecode.pipeline.brainmaps import BrainMaps
 from hyperdecode.pipeline.ceilings import Ceilings
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.latents import refuse_other_generator
@@ -47,6 +48,7 @@ STEPS = (
     "reconstruct",
     "evaluate",
     "baselines",
+    "map",
     "report",
 )
 BY_RUN = ("realign", "bold", "zmaps")
@@ -111,7 +113,8 @@ def run_study(
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
     tell = None if n_workers > 1 else progress
-    analysis = Analysis(layout, config, stimuli, generator, None if tell is None else partial(tell, "epoch"))
+    told = (None, None) if tell is None else (partial(tell, "epoch"), partial(tell, "map"))
+    analysis = Analysis(layout, config, stimuli, generator, *told)
     run = _Run(analysis, _runs(study, config), only, force, announce, tell)
     Derivatives(layout.derivatives, study).prepare()
     with workers(study, layout.records, n_workers) as crew:
@@ -258,6 +261,7 @@ def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, St
     parts = (analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
     ceilings, baselines = Ceilings(*parts), Baselines(*parts, analysis.progress)
     learning = TrainingCurve(Decoding(*parts))
+    maps = BrainMaps(*parts, analysis.map_progress)
     steps: list[tuple[str, Step]] = []
     for chain in chains:
         steps += chain.steps()
@@ -268,10 +272,12 @@ def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, St
         steps.append(("ceiling", learning.step(chain.label)))
     steps.append(("reconstruct", analysis.full_stimuli()))
     steps += baselines.shared()
+    steps += maps.shared()
     for chain in chains:
         for model in analysis.models:
             steps += analysis.faces_and_scores(chain.label, model)
         steps += baselines.steps(chain.label)
+        steps += maps.steps(chain.label)
     steps.append(("report", report_step(analysis, chains, {})))
     return steps
 

@@ -16,6 +16,7 @@ from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.evaluation.metrics import standardise
 from hyperdecode.evaluation.training_curve import SHARES, curve_point, learning_table, nested_trials
 from hyperdecode.pipeline.decode import Decoding, fit_decoder
+from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.trials import DecodingTrials, read_trials
@@ -83,6 +84,9 @@ class TrainingCurve:
         table = learning_table(rows)
         table.insert(0, "subject", f"sub-{subject}")
         write_table(decoding.layout.subject(subject, "desc-learning_scores.tsv"), table)
+        facts[FITTED_ON] = [
+            fitted_on("learning curve", trials.split.training_rows, trials.split.stimuli, note="in parts")
+        ]
         return facts | ({"trials_words": _words(table, self.model)} if len(table) else {})
 
     def _point(self, subject: str, trials: DecodingTrials, seed: int) -> list[tuple[object, ...]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.report.certificate import Certificate
 from hyperdecode.report.figures import Figure
+from hyperdecode.report.mapsection import MapReport
 
 __all__ = ["ModelReport", "Pictures", "ReportData", "SubjectReport"]
 
@@ -142,6 +143,8 @@ class ReportData:
         Pages of faces from decoded to true with their attributes (the paper's Figure 6).
     ceilings : sequence of Figure
         How far scores could rise: averaged repeats and noise ceilings.
+    maps : sequence of MapReport
+        Brain maps, one a subject.
     certificate : Certificate, optional
         What was fitted on which trials. One that shows test trials among them turns the verdict.
     fitted_words : str
@@ -169,6 +172,7 @@ class ReportData:
     comparisons: Sequence[Figure] = ()
     strips: Sequence[Figure] = ()
     ceilings: Sequence[Figure] = ()
+    maps: Sequence[MapReport] = ()
     certificate: Certificate | None = None
     fitted_words: str = ""
     preset: str = ""

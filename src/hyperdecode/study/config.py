@@ -24,6 +24,7 @@ __all__ = [
     "bold_settings",
     "preset",
     "read_config",
+    "with_mapping",
     "with_simulation",
     "write_config",
 ]
@@ -122,6 +123,22 @@ def with_simulation(config: StudyConfig, **changes: Any) -> StudyConfig:
     wanted = {key: value for key, value in changes.items() if value is not None}
     try:
         return StudyConfig.model_validate(config.model_dump() | {"simulation": config.simulation.model_dump() | wanted})
+    except ValidationError as error:
+        raise UserError(_complaint(error).replace("change that line", "give another value")) from None
+
+
+def with_mapping(config: StudyConfig, readout: str) -> StudyConfig:
+    """Return the study with another readout of its brain maps.
+
+    Raises
+    ------
+    UserError
+        When there is no such readout.
+    """
+    try:
+        return StudyConfig.model_validate(
+            config.model_dump() | {"mapping": config.mapping.model_dump() | {"readout": readout}}
+        )
     except ValidationError as error:
         raise UserError(_complaint(error).replace("change that line", "give another value")) from None
 

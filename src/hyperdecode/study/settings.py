@@ -286,9 +286,10 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
 class MappingSettings(Settings):
     """Brain maps: which layer of the generator the voxels around each voxel tell most of (searchlight-occlusion)."""
 
-    readout: Literal["none", "linear", "generator"] = "none"
+    readout: Literal["none", "linear", "generator", "second-order"] = "none"
     """How activations are decoded: not at all (no maps), by ridge straight from voxels to each layer (linear), or by
-    the study's decoder and the generator, as in the paper (generator; takes up to hours)."""
+    the study's decoder and the generator, as in the paper (generator; hours on a CPU), the same to second order with a
+    sample done exactly to see that it holds (second-order)."""
     layers: Annotated[
         tuple[Annotated[int, Field(ge=1, le=19)], ...],
         Field(strict=False, min_length=2),
@@ -298,7 +299,7 @@ class MappingSettings(Settings):
     picture."""
     view: Literal["whole", "crop"] = "whole"
     """What of a layer's maps is compared: all of them, averaged over the cells of a grid (whole), or their centre as it
-    is, as in the paper (crop; always with the readout generator)."""
+    is, as in the paper (crop; always where the generator is passed)."""
     side: Annotated[int, Field(ge=1, le=64)] = 16
     """Side of that grid, or of the centre, in cells or pixels."""
     shape: Literal["cube", "ball"] = "cube"
@@ -307,9 +308,9 @@ class MappingSettings(Settings):
     """Side of the cube or diameter of the ball in mm; 14 is the paper's 7 x 7 x 7 voxels of 2 mm."""
     stride: Annotated[int, Field(ge=1, le=10)] = 1
     """Take every voxel of the grid as a centre (1), every second one in each direction (2), ..."""
-    standardise: Literal["permutation", "voxels"] = "permutation"
-    """Losses of layers are compared by how far they lie from their mean over permuted pairings of each voxel
-    (permutation), or over the voxels of each layer (voxels), in standard deviations."""
+    standardise: Literal["voxels", "permutation"] = "voxels"
+    """Losses of layers are compared by how far they lie from the mean of that layer's map (voxels), or from their mean
+    over permuted pairings at that voxel (permutation), in standard deviations."""
     n_permutations: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Permutations of the pairing of predictions and faces, for maps and regions."""
     alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05

@@ -1,0 +1,150 @@
+"""Losses of a searchlight through the generator, for one subject's decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperdecode.generators.base import Generator
+from hyperdecode.mapping.generator_occlusion import (
+    GeneratorOcclusion,
+    LayerCrops,
+    activation_variances,
+    latent_shifts,
+    occlude_through_generator,
+    occlusion_problem,
+)
+from hyperdecode.mapping.linear_occlusion import similarity
+from hyperdecode.mapping.neighbourhoods import Neighbourhoods
+from hyperdecode.mapping.second_order import occlude_to_second_order
+from hyperdecode.pipeline.map_files import LayerFacts
+from hyperdecode.pipeline.map_units import FileResults, SideBySide
+from hyperdecode.pipeline.trials import DecodingTrials
+from hyperdecode.study.fitted_decoder import FittedDecoder
+
+__all__ = ["GeneratorReadout"]
+
+Array = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+EXACT_SHARE = 0.5
+"""Of the progress of the second-order method: what the exact sample takes."""
+
+
+@dataclass(frozen=True)
+class GeneratorReadout:
+    """The study's decoder, seen through the generator.
+
+    Attributes
+    ----------
+    generator : Generator
+    layers : dict of int to str
+        Depth -> layer.
+    side : int
+        Of the centre crops, px.
+    truncation : float
+        Of the stimuli.
+    decoder : FittedDecoder
+    folder : pathlib.Path
+        Where finished units are kept until all are.
+    side_by_side : callable, optional
+        Runs units (`hyperdecode.pipeline.map_units.crew`).
+    progress : callable, optional
+        Called with units done and all units.
+    """
+
+    generator: Generator
+    layers: dict[int, str]
+    side: int
+    truncation: float
+    decoder: FittedDecoder
+    folder: Path
+    side_by_side: SideBySide | None = None
+    progress: Progress | None = None
+
+    def losses(
+        self, trials: DecodingTrials, around: Neighbourhoods, *, second_order: bool, seed: int
+    ) -> tuple[list[Any], list[LayerFacts], dict[str, Any]]:
+        """Return losses (n_centres, n_faces, n_faces) a layer, facts of each layer, and facts for the record.
+
+        Raises
+        ------
+        UserError
+            When decoder, generator and voxels do not fit together.
+        """
+        self.decoder.require_generator(self.generator)
+        self.decoder.require_voxels(trials.voxels, self.decoder.shape, self.decoder.affine)
+        problem = self._problem(trials, around)
+        facts: dict[str, Any] = {}
+        if second_order:
+            exact = partial(self._exact, "sample")
+            found, agreement = occlude_to_second_order([problem], seed=seed, exact=exact)
+            facts = {
+                "second_order_same_layer": round(agreement.same_layer, 4),
+                "second_order_checked": agreement.n_centres,
+                "second_order_holds": agreement.holds,
+            }
+            if not agreement.holds:
+                found = self._every(problem)
+        else:
+            found = self._every(problem)
+        blind = self._blind(problem, trials)
+        layers = [self._facts(problem, depth, name, blind[name]) for depth, name in self.layers.items()]
+        return [found[name] for name in self.layers.values()], layers, facts
+
+    def _problem(self, trials: DecodingTrials, around: Neighbourhoods) -> GeneratorOcclusion:
+        crops = LayerCrops(
+            self.generator,
+            list(self.layers.values()),
+            self.side,
+            space=self.decoder.latent_space,
+            truncation=self.truncation,
+        )
+        x = trials.test_z
+        away = x - trials.training_z.mean(0, dtype=np.float64)
+        variances = activation_variances(crops, trials.training_latents)
+        latents = np.asarray(self.decoder.predict(x), np.float64)
+        shifts = latent_shifts(self.decoder.coef, away, around)
+        return occlusion_problem(crops, latents, trials.test_latents, shifts, variances)
+
+    def _every(self, problem: GeneratorOcclusion) -> dict[str, NDArray[Any]]:
+        return occlude_through_generator(
+            problem,
+            results=FileResults(self.folder / "all"),
+            progress=self.progress,
+            side_by_side=self.side_by_side,
+        )
+
+    def _exact(self, name: str, problem: GeneratorOcclusion, centres: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+        """Do a sample exactly; samples grow, so each has a folder by its size and first centre."""
+        folder = self.folder / f"{name}-{len(centres)}-{int(centres[0])}"
+        return occlude_through_generator(
+            problem.only(centres),
+            results=FileResults(folder),
+            progress=self.progress,
+            side_by_side=self.side_by_side,
+        )
+
+    def _blind(self, problem: GeneratorOcclusion, trials: DecodingTrials) -> dict[str, Array]:
+        """Similarity of each true activation with that of the mean training latent."""
+        mean = trials.training_latents.mean(0)[None]
+        made = {
+            name: value.numpy(force=True)[0] - problem.means[name]
+            for name, value in problem.crops.maps_of(mean).items()
+        }
+        return {
+            name: similarity(
+                np.square(problem.true[name] - row, dtype=np.float64).sum(1), len(row), problem.variances[name]
+            )
+            for name, row in made.items()
+        }
+
+    @staticmethod
+    def _facts(problem: GeneratorOcclusion, depth: int, name: str, blind: Array) -> LayerFacts:
+        own = similarity(np.diagonal(problem.distances[name]), len(problem.means[name]), problem.variances[name])
+        return LayerFacts(depth, name, own, blind, float("nan"))

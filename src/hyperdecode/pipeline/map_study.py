@@ -1,0 +1,103 @@
+"""Brain maps of an analysed study, by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hyperdecode.errors import UserError
+from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.brainmaps import BrainMaps
+from hyperdecode.pipeline.latents import refuse_other_generator
+from hyperdecode.pipeline.map_files import MapFiles
+from hyperdecode.pipeline.map_units import crew
+from hyperdecode.pipeline.records import read_facts, run_step
+from hyperdecode.report.mapsection import map_words
+from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import StimulusSet
+
+__all__ = ["MappedSubject", "map_study"]
+
+
+@dataclass(frozen=True)
+class MappedSubject:
+    """What was mapped of a subject.
+
+    Attributes
+    ----------
+    subject : str
+    words : str
+        What was found.
+    layers : pandas.DataFrame
+        A row a layer.
+    folder : pathlib.Path
+        Where the maps lie.
+    """
+
+    subject: str
+    words: str
+    layers: pd.DataFrame
+    folder: Path
+
+
+def map_study(
+    study: Path,
+    config: StudyConfig,
+    stimuli: StimulusSet,
+    generator: Generator,
+    *,
+    n_workers: int = 1,
+    scheduler: str = "",
+    force: bool = False,
+    announce: Callable[[str, int, int, bool], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[MappedSubject]:
+    """Map the layers of the generator on the brain of every subject.
+
+    Parameters
+    ----------
+    study, config, stimuli, generator, force, announce
+        As for `hyperdecode.pipeline.run.run_study`; ``config.mapping`` says how.
+    n_workers, scheduler
+        What passes the generator side by side (`hyperdecode.pipeline.map_units.crew`).
+    progress : callable, optional
+        Called with what is done of a step and all of it.
+
+    Returns
+    -------
+    list of MappedSubject
+
+    Raises
+    ------
+    UserError
+        When the study asks for no maps, or was not analysed up to its masked trials (and its decoder, where decoded
+        latents go through the generator).
+    """
+    if config.mapping.readout == "none":
+        raise UserError("mapping.readout is none: choose linear, generator or second-order")
+    refuse_other_generator(config, stimuli, generator)
+    layout = Layout(study)
+    with crew(n_workers, scheduler) as side_by_side:
+        maps = BrainMaps(layout, config, stimuli, generator, progress, side_by_side)
+        steps = [step for _, step in (*maps.shared(), *(one for label in config.subjects for one in maps.steps(label)))]
+        for done, step in enumerate(steps, start=1):
+            missing = next((path for path in step.inputs if not path.exists()), None)
+            if missing is not None:
+                raise UserError(
+                    f"step {step.name} needs {missing}, which is not there: run hyperdecode run {study} first"
+                )
+            ran = run_step(step, study, layout.records, force=force)
+            if announce:
+                announce(step.name, done, len(steps), ran)
+    return [_mapped(layout, config, label) for label in config.subjects]
+
+
+def _mapped(layout: Layout, config: StudyConfig, label: str) -> MappedSubject:
+    files = MapFiles(layout, label)
+    layers = pd.read_csv(files.path("desc-occlusion_layers.tsv"), sep="\t")
+    facts = read_facts(layout.records, f"map_sub-{label}") | {"alpha": config.mapping.alpha}
+    return MappedSubject(label, map_words(layers, facts), layers, files.paths[0].parent)

@@ -1,0 +1,212 @@
+"""Brain maps of a tiny study: activations, occlusion, files, regions."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import load_file
+from scipy.spatial.distance import cdist
+
+from hyperdecode.errors import UserError
+from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
+from hyperdecode.pipeline.activations import PART, Activations
+from hyperdecode.pipeline.brainmaps import BrainMaps
+from hyperdecode.pipeline.map_files import MapFiles
+from hyperdecode.pipeline.records import read_facts, run_step
+from hyperdecode.pipeline.run import run_study
+from hyperdecode.pipeline.trials import read_trials
+from hyperdecode.study.images import read_image
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import read_stimuli
+from tests.pipeline.studies import new_study, settings, work
+
+LAYERS = (4, 6, 19)
+pytestmark = pytest.mark.filterwarnings("ignore:.*alone in their:hyperdecode.errors.DataWarning")
+
+
+def configured(base=None, **mapping):
+    config = base or settings()
+    wanted = {"readout": "linear", "layers": LAYERS, "n_permutations": 100, "size_mm": 24.0} | mapping
+    return type(config).model_validate(
+        config.model_dump()
+        | {
+            "stimuli": config.stimuli.model_dump() | {"n_test": 6},
+            "bold": config.bold.model_dump() | {"n_voxels": 100},
+            "decoding": config.decoding.model_dump() | {"posterior": 0},
+            "mapping": wanted,
+        }
+    )
+
+
+CONFIG = configured()
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_generator):
+    folder = new_study(tmp_path_factory.mktemp("maps") / "study", CONFIG, tiny_generator)
+    work(folder, CONFIG, tiny_generator)
+    run_study(folder, CONFIG, read_stimuli(folder), tiny_generator)
+    return folder
+
+
+def maps(study, generator, config=CONFIG):
+    return BrainMaps(Layout(study), config, read_stimuli(study), generator)
+
+
+def whole(generator, stimuli, names, layer, side):
+    """Activations as a user would make them: all of it, averaged over cells."""
+    made = generator.activations(stimuli.latents(names, "w"), [layer])[layer]
+    cells = min(side, made.shape[-1])
+    step = made.shape[-1] // cells
+    return made.reshape(*made.shape[:2], cells, step, cells, step).mean((3, 5)).flatten(1).double().numpy()
+
+
+def test_coordinates_keep_the_distances_of_activations(study, tiny_generator):
+    stimuli = read_stimuli(study)
+    names = [*stimuli.names("train"), *stimuli.names("test")]
+    found = maps(study, tiny_generator).activations.coordinates()
+    assert list(found) == list(LAYERS)
+    for depth, name in ((4, "b8.conv2"), (6, "b16.conv2")):
+        training, test = found[depth]
+        assert (len(training), len(test)) == (20, 6)
+        features = whole(tiny_generator, stimuli, names, name, 16)
+        distances = cdist(features, features)
+        np.testing.assert_allclose(
+            cdist(*[np.concatenate([training, test])] * 2), distances, atol=1e-4 * distances.max()
+        )
+    pictures = stimuli.pictures(names).astype(float).reshape(26, 16, 2, 16, 2, 3).mean((2, 4)).reshape(26, -1) / 127.5
+    rows = np.concatenate(found[19])
+    np.testing.assert_allclose(cdist(rows, rows), cdist(pictures, pictures), atol=1e-4)
+
+
+def test_a_centre_crop_is_the_centre(study, tmp_path, tiny_generator):
+    config = configured(view="crop", side=4)
+    layout = Layout(study, tmp_path / "out")
+    activations = Activations(layout, config, read_stimuli(study), tiny_generator)
+    run_step(activations.step(), study, layout.records)
+    training, test = activations.coordinates()[6]
+    stimuli = read_stimuli(study)
+    made = tiny_generator.activations(stimuli.latents(activations.names, "w"), ["b16.conv2"])["b16.conv2"]
+    centre = made[:, :, 6:10, 6:10].flatten(1).double().numpy()
+    rows = np.concatenate([training, test])
+    np.testing.assert_allclose(cdist(rows, rows), cdist(centre, centre), atol=1e-4 * np.abs(centre).max())
+
+
+def test_activations_go_on_after_a_kill_and_give_the_same(study, tmp_path, tiny_generator, monkeypatch):
+    monkeypatch.setattr("hyperdecode.pipeline.activations.PART", 10)
+    layout = Layout(study, tmp_path / "out")
+    made = []
+
+    def progress(done, total):
+        made.append((done, total))
+        if done == 20 and len(made) == 2:
+            raise KeyboardInterrupt
+
+    activations = Activations(layout, CONFIG, read_stimuli(study), tiny_generator, progress)
+    with pytest.raises(KeyboardInterrupt):
+        run_step(activations.step(), study, layout.records)
+    calls = []
+    features = Activations._features
+    monkeypatch.setattr(Activations, "_features", lambda self, names: calls.append(len(names)) or features(self, names))
+    run_step(activations.step(), study, layout.records)
+    assert sum(calls) == 6, "only what was not made"
+    assert made[-1] == (26, 26)
+    again, first = load_file(layout.activations), load_file(Layout(study).activations)
+    assert PART != 10 and set(again) == set(first)
+    for name, values in first.items():
+        np.testing.assert_allclose(again[name], values, rtol=0, atol=1e-6 * np.abs(values).max())
+    assert [path.name for path in layout.activations.parent.iterdir()] == ["activations.safetensors"]
+
+
+def test_two_depths_of_one_layer_are_refused(study, tiny_generator):
+    with pytest.raises(UserError, match=r"mapping.layers 10 and 19 are both|mapping.layers 9 and 10 are both"):
+        _ = maps(study, tiny_generator, configured(layers=(9, 10, 19))).activations.layers
+
+
+def test_files_of_a_map(study, tiny_generator):
+    files = MapFiles(Layout(study), "01")
+    assert all(path.is_file() for path in files.paths)
+    raw = read_image(files.path("desc-layers_dseg.nii.gz"), n_dimensions=3)
+    mask = read_image(Layout(study).subject("01", "desc-mostactive_mask.nii.gz"), n_dimensions=3)
+    np.testing.assert_array_equal(raw.affine, mask.affine)
+    inside = np.asarray(mask.dataobj) > 0
+    layers = np.asarray(raw.dataobj)
+    assert set(np.unique(layers[inside])) <= {0, 1, 2, 3} and not layers[~inside].any() and layers[inside].any()
+    held = np.asarray(read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3).dataobj)
+    assert np.all((held == layers) | (held == 0))
+    z = np.asarray(read_image(files.path("desc-occlusion_z.nii.gz"), n_dimensions=4).dataobj)
+    told = layers > 0
+    loss = np.asarray(read_image(files.path("desc-occlusion_loss.nii.gz"), n_dimensions=4).dataobj)[inside]
+    away = (loss - loss.mean(0)) / loss.std(0)
+    np.testing.assert_array_equal(away.argmax(1)[told[inside]] + 1, layers[told])
+    p = np.asarray(read_image(files.path("desc-occlusion_p.nii.gz"), n_dimensions=4).dataobj)
+    assert (p[~inside] == 1).all() and (p > 0).all()
+    np.testing.assert_array_equal((p <= 0.05).any(-1) & told, held > 0)
+    table = pd.read_csv(files.path("desc-occlusion_layers.tsv"), sep="\t")
+    assert table["depth"].tolist() == list(LAYERS)
+    assert table["n_voxels"].tolist() == [int((layers == k).sum()) for k in (1, 2, 3)]
+    assert table["n_voxels_thresholded"].tolist() == [int((held == k).sum()) for k in (1, 2, 3)]
+    assert (table["similarity"] > table["blind_similarity"]).all(), "noiseless subject"
+    ceiling = np.asarray(read_image(files.path("desc-noiseceiling_map.nii.gz"), n_dimensions=3).dataobj)
+    trials = read_trials(Layout(study), read_stimuli(study), "01", "w")
+    faces = [trials.split.stimuli[row] for row in trials.test_rows]
+    expected = noise_ceiling_of_test_repeats(trials.z[trials.test_rows], faces)
+    np.testing.assert_array_equal(ceiling.ravel()[trials.voxels], expected)
+    assert np.isnan(ceiling[~inside]).all()
+    regions = pd.read_csv(files.path("desc-layers_regions.tsv"), sep="\t")
+    assert regions["n_voxels"].sum() == inside.sum()
+    assert regions["region"].iloc[0] == "primary visual" and {"p_cell", "p_family", "null_mean"} <= set(regions)
+    facts = read_facts(Layout(study).records, "map_sub-01")
+    assert facts["n_centres"] == 100 and 0 < facts["region_deviation_p"] <= 1 and len(facts["fitted_on"]) == 3
+
+
+def test_test_trials_change_no_readout(study, tmp_path, tiny_generator, monkeypatch):
+    """The penalty and weights of each layer's ridge are of training trials alone."""
+    from hyperdecode.pipeline import brainmaps
+
+    kept = []
+    monkeypatch.setattr(brainmaps, "readout_of_activations", lambda ridge, *rest: kept.append(ridge) or 1 / 0)
+    found = maps(study, tiny_generator)
+    read = brainmaps.read_trials
+    for change in (0.0, 5.0):
+
+        def altered(*args, change=change):
+            trials = read(*args)
+            trials.z[trials.test_rows] += change
+            return trials
+
+        monkeypatch.setattr(brainmaps, "read_trials", altered)
+        with pytest.raises(ZeroDivisionError):
+            found.step("01").work()
+    np.testing.assert_array_equal(kept[0].coef_, kept[1].coef_)
+
+
+def test_nothing_is_done_twice_and_settings_count(study, tiny_generator):
+    stimuli = read_stimuli(study)
+    assert run_study(study, CONFIG, stimuli, tiny_generator).ran == []
+    assert run_study(study, configured(alpha=0.1), stimuli, tiny_generator, only="map").ran == ["map_sub-01"]
+    ball = configured(shape="ball", stride=2)
+    assert run_study(study, ball, stimuli, tiny_generator, only="map").ran == ["map_sub-01"]
+    facts = read_facts(Layout(study).records, "map_sub-01")
+    assert facts["n_centres"] < 40
+    none = configured(readout="none")
+    assert run_study(study, none, stimuli, tiny_generator).ran == ["report"]
+    run_study(study, CONFIG, stimuli, tiny_generator)
+
+
+def test_a_mask_that_has_no_place_in_the_atlas(study, tmp_path, tiny_generator):
+    """Scanner space: maps without regions, and the record says why."""
+    import shutil
+
+    import nibabel as nib
+
+    moved = tmp_path / "study"
+    shutil.copytree(study, moved)
+    path = Layout(moved).subject("01", "desc-mostactive_mask.nii.gz")
+    image = nib.load(path)
+    image.set_sform(image.affine, code="scanner")
+    image.set_qform(image.affine, code="scanner")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine, image.header), path)
+    step = maps(moved, tiny_generator).step("01")
+    run_step(step, moved, Layout(moved).records)
+    assert "mapping.region_image" in read_facts(Layout(moved).records, step.name)["regions"]
+    assert len(pd.read_csv(MapFiles(Layout(moved), "01").path("desc-layers_regions.tsv"), sep="\t")) == 0
