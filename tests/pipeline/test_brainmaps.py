@@ -3,19 +3,25 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.numpy import load_file
 from scipy.spatial.distance import cdist
 
 from hyperdecode.errors import UserError
 from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
+from hyperdecode.mapping.chunks import Unit
 from hyperdecode.pipeline.activations import PART, Activations
-from hyperdecode.pipeline.brainmaps import BrainMaps
+from hyperdecode.pipeline.brainmaps import BrainMaps, neighbourhoods_of
 from hyperdecode.pipeline.map_files import MapFiles
+from hyperdecode.pipeline.map_generator import GeneratorReadout
+from hyperdecode.pipeline.map_study import map_study
+from hyperdecode.pipeline.map_units import FileResults, crew
 from hyperdecode.pipeline.records import read_facts, run_step
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.trials import read_trials
 from hyperdecode.study.images import read_image
 from hyperdecode.study.layout import Layout
+from hyperdecode.study.saved_decoder import read_decoder
 from hyperdecode.study.stimulus_set import read_stimuli
 from tests.pipeline.studies import new_study, settings, work
 
@@ -133,7 +139,6 @@ def test_files_of_a_map(study, tiny_generator):
     assert set(np.unique(layers[inside])) <= {0, 1, 2, 3} and not layers[~inside].any() and layers[inside].any()
     held = np.asarray(read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3).dataobj)
     assert np.all((held == layers) | (held == 0))
-    z = np.asarray(read_image(files.path("desc-occlusion_z.nii.gz"), n_dimensions=4).dataobj)
     told = layers > 0
     loss = np.asarray(read_image(files.path("desc-occlusion_loss.nii.gz"), n_dimensions=4).dataobj)[inside]
     away = (loss - loss.mean(0)) / loss.std(0)
@@ -210,3 +215,93 @@ def test_a_mask_that_has_no_place_in_the_atlas(study, tmp_path, tiny_generator):
     run_step(step, moved, Layout(moved).records)
     assert "mapping.region_image" in read_facts(Layout(moved).records, step.name)["regions"]
     assert len(pd.read_csv(MapFiles(Layout(moved), "01").path("desc-layers_regions.tsv"), sep="\t")) == 0
+
+
+def through(study, generator, tmp_path, **options):
+    """Losses of the study's decoder through the generator, into a folder of their own."""
+    config = configured(readout="generator", side=4)
+    trials = read_trials(Layout(study), read_stimuli(study), "01", "w")
+    mask = read_image(Layout(study).subject("01", "desc-mostactive_mask.nii.gz"), n_dimensions=3)
+    where = np.stack(np.unravel_index(trials.voxels, mask.shape), axis=1)
+    around = neighbourhoods_of(where, np.asarray(mask.affine), config.mapping)
+    decoder = read_decoder(Layout(study).decoded("01", "weighted-ridge", "decoder"))
+    layers = {4: "b8.conv2", 6: "b16.conv2", 19: "image"}
+    readout = GeneratorReadout(generator, layers, 4, 1.0, decoder, tmp_path / "units", **options)
+    return trials, around, decoder, readout.losses(trials, around, second_order=False, seed=0)
+
+
+def test_the_generator_readout_is_occlusion_done_by_hand(study, tmp_path, tiny_generator):
+    trials, around, decoder, (losses, layers, facts) = through(study, tiny_generator, tmp_path)
+    assert facts == {} and [layer.depth for layer in layers] == [4, 6, 19]
+    mean, x = trials.training_z.mean(0), trials.test_z
+    centre = int(around.sizes.argmax())
+    occluded = x.copy()
+    occluded[:, around.of(centre)] = mean[around.of(centre)]
+
+    def maps(latents):
+        made = torch.as_tensor(np.asarray(latents), dtype=torch.float32)
+        return tiny_generator.activations(made, ["b16.conv2"], crop=4)["b16.conv2"].flatten(1).double().numpy()
+
+    true, training = maps(trials.test_latents), maps(trials.training_latents)
+    scale = training.shape[1] * training.var(0).mean()
+
+    def similarity(responses):
+        return 1 / (1 + np.sqrt(cdist(maps(decoder.predict(responses)), true, "sqeuclidean") / scale))
+
+    expected = similarity(x) - similarity(occluded)
+    np.testing.assert_allclose(losses[1][centre], expected, atol=1e-4 * np.abs(losses[1]).max() + 1e-6)
+    np.testing.assert_allclose(layers[1].similarity, np.diagonal(similarity(x)), rtol=1e-4)
+
+
+def test_a_killed_searchlight_goes_on_and_workers_give_the_same(study, tmp_path, tiny_generator):
+    first = through(study, tiny_generator, tmp_path / "a")[-1][0]
+
+    def killed(done, total):
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        through(study, tiny_generator, tmp_path / "b", progress=killed)
+    kept = list((tmp_path / "b" / "units" / "all").iterdir())
+    assert len(kept) == 1
+    seen = []
+    again = through(study, tiny_generator, tmp_path / "b", progress=lambda done, total: seen.append(done))[-1][0]
+    assert seen[0] == 1, "what was done is not done again"
+    with crew(2) as side_by_side:
+        apart = through(study, tiny_generator, tmp_path / "c", side_by_side=side_by_side)[-1][0]
+    for mine, resumed, sent in zip(first, again, apart, strict=True):
+        np.testing.assert_array_equal(mine, resumed)
+        np.testing.assert_array_equal(mine, sent)
+
+
+def test_a_unit_that_was_cut_short_is_done_again(tmp_path):
+    results, unit = FileResults(tmp_path), Unit(0, 4, 0, 2)
+    results.put(unit, {"a": np.ones((4, 2))})
+    assert results.has(unit)
+    path = next(tmp_path.iterdir())
+    path.write_bytes(path.read_bytes()[:-9])
+    assert not results.has(unit) and not list(tmp_path.iterdir())
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch):
+    monkeypatch.setattr("hyperdecode.pipeline.map_units.PATIENCE_S", 1)
+    with pytest.raises(UserError, match="no Dask scheduler answers at tcp"), crew(1, "tcp://127.0.0.1:9"):
+        pass
+
+
+def test_maps_by_themselves_and_in_the_report(study, tiny_generator):
+    stimuli = read_stimuli(study)
+    second = configured(readout="second-order", side=4, stride=1)
+    (found,) = map_study(study, second, stimuli, tiny_generator)
+    facts = read_facts(Layout(study).records, "map_sub-01")
+    assert facts["second_order_checked"] >= 2 and 0 <= facts["second_order_same_layer"] <= 1
+    assert not (Layout(study).derivatives / "work").exists() or not list((Layout(study).derivatives / "work").iterdir())
+    assert "of 100 voxels" in found.words and len(found.layers) == 3
+    with pytest.raises(UserError, match="choose linear, generator or second-order"):
+        map_study(study, configured(readout="none"), stimuli, tiny_generator)
+    assert run_study(study, CONFIG, stimuli, tiny_generator).ran == ["map_sub-01"], "as the report has it"
+    html = (study / "report.html").read_text()
+    assert '<section id="maps"' in html and "Layers on the brain of sub-01" in html and "srcdoc=" in html
+    assert "primary visual" in html and "activations at depth 4" in html
+    surfaces = sorted(path.name for path in (study / "derivatives/hyperdecode/sub-01").glob("*.gii"))
+    assert len(surfaces) == 10 and "hemi-L" in surfaces[0]

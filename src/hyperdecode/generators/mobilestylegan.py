@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import sha256_bytes
 from hyperdecode.generators.base import sample_z, taken
+from hyperdecode.generators.cropped import CroppedSynthesis
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.generators.layers import SLOPE, Block, Style, StyledConvolution, below, frozen, haar_upsample
 from hyperdecode.generators.tiled import TiledSynthesis
@@ -24,6 +25,8 @@ __all__ = ["MobileStyleGAN"]
 MEAN_W_SAMPLES = 16_384
 MEAN_W_SEED = 0
 PRECISIONS = ("float32", "bfloat16")
+BATCHED_SIDE = 32
+"""Crops that are whole maps are made for many faces at once up to this side, face by face in strips above it."""
 
 
 class MobileStyleGAN(nn.Module):
@@ -80,6 +83,7 @@ class MobileStyleGAN(nn.Module):
             *(f"b{2 ** (3 + i)}.conv{k}" for i in range(len(self.blocks)) for k in (1, 2)),
             "image",
         )
+        self._kept_crops: tuple[tuple[int | str, ...], CroppedSynthesis] | None = None
         self.requires_grad_(False)
         self.train(False)
 
@@ -283,7 +287,8 @@ class MobileStyleGAN(nn.Module):
             raise UserError(f"{self.name} has no layer {unknown[0]!r}: choose among {', '.join(self.layer_names)}")
         require_crop(crop)
         w = self._as_w(latents, space)
-        if crop is not None and any(crop < self._sides[name] for name in layers):
+        sides = [self._sides[name] for name in layers]
+        if crop is not None and sides and (any(crop < side for side in sides) or max(sides) <= BATCHED_SIDE):
             return self._crops(w, layers, crop)
         if not (self._on_cpu_without_gradients(w) and len(w)):
             return taken(self._layers(w), layers)
@@ -296,8 +301,19 @@ class MobileStyleGAN(nn.Module):
         sides = self._sides
         wanted = {name: Window.centre(sides[name], crop) for name in layers}
         windows = _reach(self.layer_names, sides, wanted)
+        if self._on_cpu_without_gradients(w) and len(w):
+            with torch.no_grad():
+                crops = self._cropped(crop, windows, wanted).activations(w)
+            return {name: crops[name].contiguous() for name in layers}
         found = taken(self._layers(w, windows), layers)
         return {name: windows[name].cut(found[name], wanted[name]) for name in layers}
+
+    def _cropped(self, crop: int, windows: Mapping[str, Window], wanted: Mapping[str, Window]) -> CroppedSynthesis:
+        """Return what makes these crops; its rearranged weights are kept until others are asked for."""
+        asked: tuple[int | str, ...] = (crop, *sorted(wanted))
+        if self._kept_crops is None or self._kept_crops[0] != asked:
+            self._kept_crops = asked, CroppedSynthesis(self, windows, wanted)
+        return self._kept_crops[1]
 
     @property
     def _sides(self) -> dict[str, int]:

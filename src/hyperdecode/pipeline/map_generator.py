@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ __all__ = ["GeneratorReadout"]
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
-EXACT_SHARE = 0.5
-"""Of the progress of the second-order method: what the exact sample takes."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,7 @@ class GeneratorReadout:
         problem = self._problem(trials, around)
         facts: dict[str, Any] = {}
         if second_order:
-            exact = partial(self._exact, "sample")
-            found, agreement = occlude_to_second_order([problem], seed=seed, exact=exact)
+            found, agreement = occlude_to_second_order([problem], seed=seed, exact=self._exact)
             facts = {
                 "second_order_same_layer": round(agreement.same_layer, 4),
                 "second_order_checked": agreement.n_centres,
@@ -113,22 +109,19 @@ class GeneratorReadout:
         return occlusion_problem(crops, latents, trials.test_latents, shifts, variances)
 
     def _every(self, problem: GeneratorOcclusion) -> dict[str, NDArray[Any]]:
-        return occlude_through_generator(
-            problem,
-            results=FileResults(self.folder / "all"),
-            progress=self.progress,
-            side_by_side=self.side_by_side,
-        )
+        return self._occluded(problem, "all")
 
-    def _exact(self, name: str, problem: GeneratorOcclusion, centres: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    def _exact(self, problem: GeneratorOcclusion, centres: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
         """Do a sample exactly; samples grow, so each has a folder by its size and first centre."""
-        folder = self.folder / f"{name}-{len(centres)}-{int(centres[0])}"
-        return occlude_through_generator(
-            problem.only(centres),
-            results=FileResults(folder),
-            progress=self.progress,
-            side_by_side=self.side_by_side,
+        return self._occluded(problem.only(centres), f"sample-{len(centres)}-{int(centres[0])}")
+
+    def _occluded(self, problem: GeneratorOcclusion, name: str) -> dict[str, NDArray[Any]]:
+        results = FileResults(self.folder / name)
+        found = occlude_through_generator(
+            problem, results=results, progress=self.progress, side_by_side=self.side_by_side
         )
+        # Files give arrays back in the order of their names.
+        return {layer: found[layer] for layer in self.layers.values()}
 
     def _blind(self, problem: GeneratorOcclusion, trials: DecodingTrials) -> dict[str, Array]:
         """Similarity of each true activation with that of the mean training latent."""

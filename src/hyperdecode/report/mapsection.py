@@ -82,15 +82,20 @@ def map_words(layers: pd.DataFrame, facts: Mapping[str, Any]) -> str:
                 if facts["region_deviation_p"] <= LEVEL
                 else "no otherwise than chance alone explains: as"
             )
-            + f" with faces paired anew (p = {p_text(float(facts['region_deviation_p']))}). "
+            + f" with faces paired anew ({_p(facts['region_deviation_p'])}). "
         )
     if "order_rho" in facts:
         rho = float(facts["order_rho"])
         words += (
             f"Along {', '.join(facts['order'])} the rank of the layer has a correlation of {rho:.2f} with the place of "
-            f"the region (p = {p_text(float(facts['order_p']))}). "
+            f"the region ({_p(facts['order_p'])}). "
         )
     return words + (f"{facts['regions']}" if "regions" in facts else "")
+
+
+def _p(value: object) -> str:
+    text = p_text(float(str(value)))
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def region_table_html(table: pd.DataFrame) -> Markup:
@@ -121,8 +126,9 @@ def region_table_html(table: pd.DataFrame) -> Markup:
             )
         )
     return Markup(
-        "<div class='wide'><table class='regions'><caption>Voxels of each layer in each region. Bold: more, or fewer "
-        "({}), than with faces paired anew, p &lt;= {} over all cells.</caption><thead><tr>{}</tr></thead>"
+        "<div class='scroll' tabindex='0' role='region' aria-label='Layers by region'><table>"
+        "<caption>Voxels of each layer in each region. Bold: more, or fewer ({}), "
+        "than with faces paired anew, p &lt;= {} over all cells.</caption><thead><tr>{}</tr></thead>"
         "<tbody>{}</tbody></table></div>"
     ).format(FEWER, f"{LEVEL:g}", head, Markup("\n").join(rows))
 

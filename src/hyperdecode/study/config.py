@@ -43,11 +43,12 @@ EXPECTED = {
 }
 """What is wanted, where pydantic's own words would puzzle."""
 
-BASELINES = {"baselines": ["eigenfaces", "vaegan"]}
+COMPLETE = {"evaluation": {"baselines": ["eigenfaces", "vaegan"]}, "mapping": {"readout": "linear"}}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "paper": (
-        "the published counts and timing, 1050 + 36 x 14 trials, compared with eigenfaces and a VAE-GAN",
-        {"evaluation": BASELINES},
+        "the published counts and timing, 1050 + 36 x 14 trials, compared with eigenfaces and a VAE-GAN, and mapped on "
+        "the brain",
+        dict(COMPLETE),
     ),
     "quick": (
         "a third of the trials and pictures made at 256 px, for a first try",
@@ -55,7 +56,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "stimuli": {"n_train": 384, "n_test": 16, "test_repeats": 6, "render": 256},
             "schedule": {"n_runs": 6},
             "bold": {"n_voxels": 2048},
-            "evaluation": BASELINES,
+            **COMPLETE,
         },
     ),
     "pggan": (
