@@ -70,7 +70,10 @@ def recovered(study: Path) -> Iterator[dict[str, Any]]:
     for label in config.subjects:
         found = nib.load(MapFiles(layout, label).path("desc-layers_dseg.nii.gz"))
         folder = study / "derivatives" / "simulation" / f"sub-{label}" / "func"
-        mix = np.asarray(nib.load(next(folder.glob("*_mix_map.nii.gz"))).dataobj) ** 2
+        planted = sorted(folder.glob("*desc-mix_map.nii.gz"))
+        if not planted:
+            raise SystemExit(f"{folder} holds no *desc-mix_map.nii.gz: give a study of simulated subjects")
+        mix = np.asarray(nib.load(planted[0]).dataobj) ** 2
         if found.shape != mix.shape[:3]:
             raise SystemExit(f"sub-{label}: the map has the grid {found.shape}, what was planted {mix.shape[:3]}")
         layers, answers = np.asarray(found.dataobj), mix.sum(-1)

@@ -77,6 +77,7 @@ def map_layers(
         console.print(
             f'\nTo have them in the report: readout = "{config.mapping.readout}" in [mapping] of study.toml, then '
             f"hyperdecode run {study}",
+            markup=False,
             soft_wrap=True,
             highlight=False,
         )

@@ -82,7 +82,7 @@ def _figures(
         regions,
         similarity,
         on_cortex=on_cortex,
-        mask_img=raw,
+        mask_img=raw if np.any((values > 0) & (np.asarray(shown.dataobj) == 0)) else None,
     )
     caption = (
         f"The paper's Figure 8. A: the layer whose decoded activation loses most similarity when the voxels around a "

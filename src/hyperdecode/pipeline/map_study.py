@@ -84,12 +84,14 @@ def map_study(
     with crew(n_workers, scheduler) as side_by_side:
         maps = BrainMaps(layout, config, stimuli, generator, progress, side_by_side)
         steps = [step for _, step in (*maps.shared(), *(one for label in config.subjects for one in maps.steps(label)))]
-        for done, step in enumerate(steps, start=1):
-            missing = next((path for path in step.inputs if not path.exists()), None)
+        made = {path for step in steps for path in step.outputs}
+        for step in steps:
+            missing = next((path for path in step.inputs if path not in made and not path.exists()), None)
             if missing is not None:
                 raise UserError(
                     f"step {step.name} needs {missing}, which is not there: run hyperdecode run {study} first"
                 )
+        for done, step in enumerate(steps, start=1):
             ran = run_step(step, study, layout.records, force=force)
             if announce:
                 announce(step.name, done, len(steps), ran)

@@ -194,10 +194,11 @@ def _similarities(axes: Any, similarity: LayerSimilarity, layer_names: Sequence[
         low = min(low, float(np.min(similarity.blind)))
     if low > 0:
         axes.set_ylim(bottom=0)
-    wide = sum(len(name) + 2 for name in layer_names) > 40
-    axes.set_xticks(places, layer_names, rotation=35 if wide else 0, ha="right" if wide else "center")
+    labels = [name.replace(" (", "\n(") for name in layer_names]
+    wide = sum(max(map(len, label.split("\n"))) + 2 for label in labels) > 52
+    axes.set_xticks(places, labels, rotation=35 if wide else 0, ha="right" if wide else "center")
     quiet_axes(axes, f"mean and s.e. over {n_faces} faces", similarity.label)
-    axes.tick_params(axis="x", length=0, labelsize=8 if wide else 10)
+    axes.tick_params(axis="x", length=0, labelsize=8)
 
 
 def _check(similarity: LayerSimilarity, layer_names: Sequence[str]) -> None:

@@ -1,0 +1,64 @@
+"""``hyperdecode map`` as its user meets it."""
+
+import sys
+import warnings
+
+import pytest
+
+from hyperdecode.cli import main, shared
+from hyperdecode.pipeline.run import run_study
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import read_stimuli
+from tests.pipeline.studies import new_study, work
+from tests.pipeline.test_brainmaps import configured
+
+pytestmark = pytest.mark.filterwarnings("default::hyperdecode.errors.DataWarning")
+CONFIG = configured(readout="none")
+
+
+@pytest.fixture
+def program(monkeypatch, capsys, tiny_generator):
+    """Call the program in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", "map", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        out, err = capsys.readouterr()
+        return leaving.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_generator):
+    folder = new_study(tmp_path_factory.mktemp("cli-map") / "study", CONFIG, tiny_generator)
+    work(folder, CONFIG, tiny_generator)
+    return folder
+
+
+def test_before_the_analysis_and_after(program, study, tiny_generator):
+    code, _, err = program(study)
+    assert code == 2 and "which is not there: run hyperdecode run" in err and err.count("\n") == 1
+    assert not Layout(study).activations.exists(), "nothing is done in vain"
+    run_study(study, CONFIG, read_stimuli(study), tiny_generator)
+    assert not Layout(study).activations.exists(), "a study without maps makes none"
+    code, out, err = program(study)
+    assert code == 0, err
+    assert "sub-01: In" in out and "of 100 voxels" in out and "Beyond chance" in out
+    assert 'readout = "linear" in [mapping] of study.toml' in out
+    assert "alone in their cube" in err
+    code, again, _ = program(study)
+    assert code == 0 and "(up to date)" in again
+
+
+def test_mistakes_are_one_line(program, study, tmp_path):
+    for words, said in (
+        ((study, "--readout", "layers"), "expected one of none, linear, generator, second-order"),
+        ((tmp_path / "nowhere",), "no study at"),
+        ((study, "--readout", "generator", "--scheduler", "nonsense:0"), "no Dask scheduler answers at nonsense:0"),
+    ):
+        code, _, err = program(*words)
+        assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err
