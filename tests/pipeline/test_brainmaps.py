@@ -305,3 +305,23 @@ def test_maps_by_themselves_and_in_the_report(study, tiny_generator):
     assert "primary visual" in html and "activations at depth 4" in html
     surfaces = sorted(path.name for path in (study / "derivatives/hyperdecode/sub-01").glob("*.gii"))
     assert len(surfaces) == 10 and "hemi-L" in surfaces[0]
+
+
+def test_a_worker_that_dies_is_no_loss(tmp_path):
+    """Its unit is done again by another process, with the same result."""
+    marker = tmp_path / "died"
+
+    def run(unit):
+        import os
+
+        if unit.first_centre == 4 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+        return {"a": np.full(unit.shape, unit.first_centre, np.float32)}
+
+    units = [Unit(at, at + 4, 0, 2) for at in range(0, 16, 4)]
+    with crew(2) as side_by_side:
+        found = dict(side_by_side(run, units))
+    assert marker.exists() and set(found) == set(units)
+    for unit, arrays in found.items():
+        np.testing.assert_array_equal(arrays["a"], np.full((4, 2), unit.first_centre))

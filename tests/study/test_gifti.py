@@ -14,8 +14,10 @@ X, Y, _ = np.moveaxis(apply_affine(AFFINE, np.moveaxis(np.indices((46, 56, 48)),
 def test_labels_come_back_with_names_colours_and_sides(tmp_path):
     volume = np.where(Y < -60, np.where(X < 0, 1, 2), 0).astype(np.uint8)
     maps = label_surface_maps(nib.Nifti1Image(volume, AFFINE), "layer", ["layer 4", "layer 19"], ["#ff0000", "#0000ff"])
-    paths = write_surface_maps(maps, tmp_path, "sub-01_layer")
-    assert [path.name for path in paths] == [f"sub-01_layer_hemi-{side}_space-fsaverage5.label.gii" for side in "LR"]
+    paths = write_surface_maps(maps, tmp_path, "sub-01", "desc-layers_dseg")
+    assert [path.name for path in paths] == [
+        f"sub-01_hemi-{side}_space-fsaverage5_desc-layers_dseg.label.gii" for side in "LR"
+    ]
     for path, side, own in zip(paths, ("left", "right"), (1, 2), strict=True):
         image = nib.load(path)
         labels = image.darrays[0].data
@@ -30,8 +32,8 @@ def test_labels_come_back_with_names_colours_and_sides(tmp_path):
 def test_numbers_come_back_with_nan_outside_the_mask(tmp_path):
     volume = np.where(Y < -60, Y, np.nan).astype(np.float32)
     maps = surface_maps(nib.Nifti1Image(volume, AFFINE), "loss")
-    paths = write_surface_maps(maps, tmp_path, "loss")
-    assert paths[1].name == "loss_hemi-R_space-fsaverage5.func.gii"
+    paths = write_surface_maps(maps, tmp_path, "sub-01", "loss")
+    assert paths[1].name == "sub-01_hemi-R_space-fsaverage5_loss.func.gii"
     for path, side in zip(paths, ("left", "right"), strict=True):
         array = nib.load(path).darrays[0]
         cortex = load_cortex()[side]

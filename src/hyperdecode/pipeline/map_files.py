@@ -167,12 +167,12 @@ class MapFiles:
         for name in ("layers", "layersthresholded"):
             image = read_image(self.path(f"desc-{name}_dseg.nii.gz"), n_dimensions=3)
             found = label_surface_maps(image, name, titles, layer_colours(len(titles)), "no layer")
-            write_surface_maps(found, folder, f"sub-{self.subject}_desc-{name}")
+            write_surface_maps(found, folder, f"sub-{self.subject}", f"desc-{name}_dseg")
         z = read_image(self.path("desc-occlusion_z.nii.gz"), n_dimensions=4)
         for k, layer in enumerate(maps.layers):
             name = f"occlusion{layer.depth}z"
             one = surface_maps(nib.Nifti1Image(np.asarray(z.dataobj[..., k]), z.affine), name)
-            write_surface_maps(one, folder, f"sub-{self.subject}_desc-{name}")
+            write_surface_maps(one, folder, f"sub-{self.subject}", f"desc-{name}_stat")
 
 
 def _layer_table(maps: SubjectMaps) -> pd.DataFrame:

@@ -92,15 +92,16 @@ def label_surface_maps(
     }
 
 
-def write_surface_maps(maps: Mapping[Hemisphere, GiftiImage], folder: Path, stem: str) -> list[Path]:
-    """Write ``{stem}_hemi-L_space-fsaverage5_*.gii`` and the right one, whole or not at all, and return the paths.
+def write_surface_maps(maps: Mapping[Hemisphere, GiftiImage], folder: Path, first: str, last: str) -> list[Path]:
+    """Write ``{first}_hemi-L_space-fsaverage5_{last}.*`` and the right one, whole or not at all, and return the paths.
 
-    The ending is ``.label.gii`` for labels and ``.func.gii`` for numbers.
+    `first` is the subject, ``"sub-01"``, `last` the entities that follow and the suffix, ``"desc-layers_dseg"``. The
+    ending is ``.label.gii`` for labels and ``.func.gii`` for numbers.
     """
     paths = []
     for side, image in maps.items():
         kind = "label" if len(image.labeltable.labels) else "func"
-        path = folder / f"{stem}_hemi-{STRUCTURES[side][0]}_space-fsaverage5.{kind}.gii"
+        path = folder / f"{first}_hemi-{STRUCTURES[side][0]}_space-fsaverage5_{last}.{kind}.gii"
         with atomic_path(path) as temporary:
             nib.save(image, temporary)
         paths.append(path)
