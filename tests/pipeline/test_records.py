@@ -1,9 +1,20 @@
+import os
 import tomllib
+from datetime import datetime
 
 import pytest
+import tomli_w
 
 from hyperdecode.errors import UserError
-from hyperdecode.pipeline.records import Step, is_fresh, read_facts, refuse_other_settings, run_step
+from hyperdecode.pipeline.records import (
+    Step,
+    is_fresh,
+    read_facts,
+    read_record,
+    refuse_other_settings,
+    run_step,
+    why_stale,
+)
 from hyperdecode.pipeline.seeds import derived_seed
 
 
@@ -151,3 +162,70 @@ def test_inputs_outside_the_study_are_watched_too(make, run, tmp_path):
     assert run(make(inputs=(elsewhere,))) and not run(make(inputs=(elsewhere,)))
     elsewhere.write_text("2")
     assert run(make(inputs=(elsewhere,)))
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ({}, []),
+        ({"version": 3}, ["code version 1 -> 3"]),
+        ({"settings": {"a": 2, "b": (1, 2), "c": None}}, ["setting a: 1 -> 2"]),
+        ({"settings": {"a": 1, "b": (1, 2), "c": 5}}, ["setting c: unset -> 5"]),
+        ({"settings": {"b": (1, 2, 3), "c": None}}, ["setting b: [1, 2] -> [1, 2, 3]", "setting a: 1 -> unset"]),
+        ({"inputs": ()}, ["input in.txt is gone"]),
+        ({"settings": {}}, ["setting a: 1 -> unset", "setting b: [1, 2] -> unset"]),
+        ({"outputs": ()}, ["output sub/out.txt is not wanted any more"]),
+    ],
+)
+def test_it_tells_why_a_step_would_run(make, run, tmp_path, changes, why):
+    records = tmp_path / "records"
+    assert why_stale(make(), tmp_path, records) == ["it has no readable record"]
+    run(make())
+    changed = make(**changes)
+    assert why_stale(changed, tmp_path, records) == why
+    assert bool(why) == (not is_fresh(changed, tmp_path, records))
+
+
+def test_it_tells_which_file_changed(make, run, tmp_path):
+    run(make())
+    records, out = tmp_path / "records", tmp_path / "sub" / "out.txt"
+    (tmp_path / "in.txt").write_text("two")
+    out.write_text("edited")
+    why = ["input in.txt has changed", "output sub/out.txt was altered"]
+    assert why_stale(make(), tmp_path, records) == why
+    out.unlink()
+    assert why_stale(make(), tmp_path, records) == [why[0], "output sub/out.txt is missing"]
+    many = tuple(tmp_path / f"new-{k}.txt" for k in range(5))
+    for path in many:
+        path.write_text("new")
+    told = why_stale(make(inputs=(tmp_path / "in.txt", *many)), tmp_path, records)
+    assert told[0] == "input new-0.txt is new (and 4 more)"
+
+
+def test_records_of_older_versions_stay_good(make, run, tmp_path):
+    """What older versions wrote has neither version, process nor end, and the same key."""
+    run(make())
+    path = tmp_path / "records" / "copy.toml"
+    content = tomllib.loads(path.read_text())
+    kept = ("step", "key", "hyperdecode", "python", "seconds", "settings", "facts", "inputs", "outputs")
+    path.write_text(tomli_w.dumps({name: content[name] for name in kept}))
+    assert is_fresh(make(), tmp_path, tmp_path / "records") and why_stale(make(), tmp_path, tmp_path / "records") == []
+    assert why_stale(make(version=2), tmp_path, tmp_path / "records") == ["it was made by another version of the code"]
+
+
+def test_the_record_of_a_step_at_work_and_of_one_that_failed(make, run, tmp_path):
+    seen = {}
+
+    def fails():
+        seen.update(read_record(tmp_path / "records", "copy"))
+        raise UserError("the disk\nis full")
+
+    with pytest.raises(UserError):
+        run(make(work=fails))
+    assert seen["state"] == "running" and seen["process"]["pid"] == os.getpid() and "ended" not in seen
+    failed = read_record(tmp_path / "records", "copy")
+    assert failed["state"] == "failed" and failed["error"] == "the disk is full" and failed["ended"]
+    run(make())
+    done = read_record(tmp_path / "records", "copy")
+    assert "state" not in done and done["version"] == 1 and done["packages"]["numpy"]
+    assert datetime.fromisoformat(done["started"]) <= datetime.fromisoformat(done["ended"])

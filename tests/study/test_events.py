@@ -89,6 +89,6 @@ def test_events_that_do_not_overlap(path):
 
 
 def test_a_table_of_absurd_size(path, monkeypatch):
-    monkeypatch.setattr("hyperdecode.study.events.MAX_TABLE_BYTES", 20)
+    monkeypatch.setattr("hyperdecode.study.reading.MAX_TABLE_BYTES", 20)
     write(path, [3.0, 4.5])
     refused(path, "is not a tab-separated table")

@@ -17,6 +17,7 @@ from hyperdecode.cli import attributes, decoding, experiment, faces, mapping, re
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
+from hyperdecode.cli.status import status
 from hyperdecode.errors import DataWarning, UserError
 
 __all__ = ["app", "main"]
@@ -41,6 +42,7 @@ app.command()(present)
 app.command()(study.simulate)
 app.command()(experiment.validate)
 app.command()(study.run)
+app.command()(status)
 app.command()(study.report)
 app.command()(decoding.decode)
 app.command()(decoding.compare)

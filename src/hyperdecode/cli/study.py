@@ -11,6 +11,7 @@ from rich.console import Console
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force, SkipFailed, StudyFolder, WorkerCount
+from hyperdecode.cli.status import show_plan
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
@@ -79,6 +80,9 @@ def run(
     ] = None,
     skip_failed: SkipFailed = False,
     workers: WorkerCount = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which steps would run, in which order and why; do nothing.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Analyse a study: z-maps, voxel mask, decoded latents, faces, scores, report. Redoes only what is out of date.
@@ -92,6 +96,9 @@ def run(
     console, config = Console(), read_config(study)
     made = read_stimuli(study)
     generator = shared.study_generator(config, console)
+    if dry_run:
+        show_plan(study, config, made, generator, console, step=step, force=force)
+        return
     _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, n_workers=workers)
 
 

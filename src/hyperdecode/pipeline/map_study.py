@@ -12,6 +12,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.brainmaps import BrainMaps
 from hyperdecode.pipeline.latents import refuse_other_generator
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.map_files import MapFiles
 from hyperdecode.pipeline.map_units import crew
 from hyperdecode.pipeline.records import read_facts, run_step
@@ -81,7 +82,7 @@ def map_study(
         raise UserError("mapping.readout is none: choose linear, generator or second-order")
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    with crew(n_workers, scheduler) as side_by_side:
+    with study_lock(study, layout.records) as held, crew(n_workers, scheduler) as side_by_side:
         maps = BrainMaps(layout, config, stimuli, generator, progress, side_by_side)
         steps = [step for _, step in (*maps.shared(), *(one for label in config.subjects for one in maps.steps(label)))]
         made = {path for step in steps for path in step.outputs}
@@ -92,6 +93,7 @@ def map_study(
                     f"step {step.name} needs {missing}, which is not there: run hyperdecode run {study} first"
                 )
         for done, step in enumerate(steps, start=1):
+            held.check()
             ran = run_step(step, study, layout.records, force=force)
             if announce:
                 announce(step.name, done, len(steps), ran)

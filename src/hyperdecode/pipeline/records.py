@@ -7,10 +7,15 @@ import json
 import os
 import platform
 import resource
+import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,27 @@ import tomli_w
 from hyperdecode import __version__
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file, write_text
+from hyperdecode.pipeline.processes import this_process
 
-__all__ = ["Step", "is_fresh", "read_facts", "refuse_other_settings", "run_step"]
+__all__ = [
+    "Digest",
+    "Step",
+    "is_fresh",
+    "read_facts",
+    "read_record",
+    "refuse_other_settings",
+    "run_step",
+    "time_stamp",
+    "why_stale",
+]
+
+PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel")
+"""Packages whose versions a record names; they are told, and make nothing stale."""
+NAMED = 3
+"""Files or settings of a kind that are named one by one when it is told why a step is stale."""
+
+Digest = Callable[[Path], str]
+"""Hash of a file."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +95,30 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
     key = _key(step, study)
     if not force and _fresh(record, key, step, study):
         return False
+    start, settings = datetime.now().astimezone(), _plain(step.settings)
+    begun = {"step": step.name, "version": step.version, "process": asdict(this_process())}
+    begun["started"] = time_stamp(start)
     # Until the step has ended, its record says that it was begun: what it leaves when killed is its own.
-    write_text(record, tomli_w.dumps({"step": step.name, "settings": _plain(step.settings)}))
-    start = time.time()
-    facts = step.work() or {}
-    content = {
-        "step": step.name,
+    write_text(record, tomli_w.dumps(begun | {"state": "running", "settings": settings}))
+    clock = time.perf_counter()
+    try:
+        facts = step.work() or {}
+    except BaseException as error:
+        said = " ".join(f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}".split())
+        ended = {"state": "failed" if isinstance(error, Exception) else "stopped", "error": said}
+        # On a full disk the record stays as it is, and the step counts as killed.
+        with suppress(OSError):
+            write_text(record, tomli_w.dumps(begun | ended | {"ended": time_stamp(), "settings": settings}))
+        raise
+    content = begun | {
         "key": key,
         "hyperdecode": __version__,
         "python": platform.python_version(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(start)),
-        "seconds": round(time.time() - start, 3),
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "settings": _plain(step.settings),
+        "ended": time_stamp(),
+        "seconds": round(time.perf_counter() - clock, 3),
+        "peak_memory_mb": _peak_memory(),
+        "packages": _versions(),
+        "settings": settings,
         "facts": _plain(facts),
         "inputs": _hashes(step.inputs, study),
         "outputs": _hashes(step.outputs, study),
@@ -95,6 +130,38 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
 def is_fresh(step: Step, study: Path, records: Path) -> bool:
     """Say whether `run_step` would find nothing to do."""
     return _fresh(records / f"{step.name}.toml", _key(step, study), step, study)
+
+
+def why_stale(step: Step, study: Path, records: Path, digest: Digest = sha256_file) -> list[str]:
+    """Say why `run_step` would run a step, a phrase a reason; nothing where it would not.
+
+    Parameters
+    ----------
+    step, study, records
+        As for `run_step`.
+    digest : callable
+        Hash of a file, for one who asks about the same files often.
+    """
+    content = read_record(records, step.name)
+    if "key" not in content:
+        return ["it never ran to its end" if content else "it has no readable record"]
+    inputs, outputs = _hashes(step.inputs, study, digest), _hashes(step.outputs, study, digest)
+    why = []
+    if content["key"] != _key_of(step, inputs):
+        was = content.get("inputs", {})
+        why += _told("input", "is new", [name for name in inputs if name not in was])
+        why += _told("input", "is gone", [name for name in was if name not in inputs])
+        why += _told("input", "has changed", [name for name in inputs if was.get(name, inputs[name]) != inputs[name]])
+        why += _changes(content.get("settings", {}), _plain(step.settings))
+        if content.get("version", step.version) != step.version:
+            why.append(f"code version {content['version']} -> {step.version}")
+        why = why or ["it was made by another version of the code"]
+    was, wanted = content.get("outputs", {}), [_name(path, study) for path in step.outputs]
+    why += _told("output", "is missing", [name for name in wanted if name not in outputs])
+    why += _told("output", "was altered", [name for name in outputs if was.get(name, outputs[name]) != outputs[name]])
+    why += _told("output", "is not of this step's making", [name for name in outputs if name not in was])
+    why += _told("output", "is not wanted any more", [name for name in was if name not in wanted])
+    return why
 
 
 def refuse_other_settings(step: Step, records: Path) -> None:
@@ -121,31 +188,86 @@ def refuse_other_settings(step: Step, records: Path) -> None:
 
 
 def read_facts(records: Path, name: str) -> dict[str, Any]:
-    """Return the facts that a step left in its record (empty when it never ran)."""
-    path = records / f"{name}.toml"
-    if not path.exists():
-        return {}
-    facts: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("facts", {})
+    """Return the facts that a step left in its record (empty when it never ran, or the record cannot be read)."""
+    facts: dict[str, Any] = read_record(records, name).get("facts", {})
     return facts
 
 
+def read_record(records: Path, name: str) -> dict[str, Any]:
+    """Return the record of a step; empty when there is none, or none that can be read.
+
+    A record without ``key`` is of a step that has not ended; its ``state`` is then ``"running"`` (or killed: ask
+    whether its ``process`` lives), ``"failed"`` with an ``error``, or ``"stopped"`` by its user.
+    """
+    try:
+        return tomllib.loads((records / f"{name}.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def time_stamp(when: datetime | None = None) -> str:
+    """Return a time, by default now, to the second and with its offset from UTC."""
+    return (when or datetime.now().astimezone()).isoformat(timespec="seconds")
+
+
 def _key(step: Step, study: Path) -> str:
-    content = [step.name, step.version, step.settings, _hashes(step.inputs, study)]
+    return _key_of(step, _hashes(step.inputs, study))
+
+
+def _key_of(step: Step, inputs: dict[str, str]) -> str:
+    content = [step.name, step.version, step.settings, inputs]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _fresh(record: Path, key: str, step: Step, study: Path) -> bool:
-    try:
-        content = tomllib.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    content = read_record(record.parent, step.name)
     if content.get("key") != key or not all(path.is_file() for path in step.outputs):
         return False
     return bool(content.get("outputs") == _hashes(step.outputs, study))
 
 
-def _hashes(paths: Iterable[Path], study: Path) -> dict[str, str]:
-    return {_name(path, study): sha256_file(path) for path in paths if path.is_file()}
+def _hashes(paths: Iterable[Path], study: Path, digest: Digest = sha256_file) -> dict[str, str]:
+    return {_name(path, study): digest(path) for path in paths if path.is_file()}
+
+
+def _told(what: str, how: str, names: Sequence[str]) -> list[str]:
+    if len(names) <= NAMED:
+        return [f"{what} {name} {how}" for name in names]
+    return [f"{what} {names[0]} {how} (and {len(names) - 1} more)"]
+
+
+def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Tell settings that are not what they were: ``setting a.b: old -> new``."""
+    found = [f"setting {name}: {_short(old)} -> {_short(new)}" for name, old, new in _differences(was, now)]
+    more = len(found) - NAMED
+    return found if more <= 0 else [*found[:NAMED], f"{more} more settings"]
+
+
+def _differences(was: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(was, dict) and isinstance(now, dict) and ((was and now) or not name):
+        names = dict.fromkeys((*now, *was))
+        return [
+            found
+            for one in names
+            for found in _differences(was.get(one), now.get(one), f"{name}.{one}" if name else one)
+        ]
+    return [] if was == now else [(name, was, now)]
+
+
+def _short(value: Any, most: int = 60) -> str:
+    text = "unset" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _peak_memory() -> int:
+    """Most memory that this process has held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 def _name(path: Path, study: Path) -> str:

@@ -17,6 +17,7 @@ from hyperdecode.pipeline.brainmaps import BrainMaps
 from hyperdecode.pipeline.ceilings import Ceilings
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.latents import refuse_other_generator
+from hyperdecode.pipeline.lock import Held, study_lock
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
@@ -29,7 +30,7 @@ from hyperdecode.study.derivatives import Derivatives
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["STEPS", "RunResult", "decode_study", "run_study"]
+__all__ = ["STEPS", "RunResult", "decode_study", "planned_steps", "require_inputs", "run_study"]
 
 Announce = Callable[[str, int, int, bool], None]
 """Called after each step with (step, steps done, steps in all, whether it ran)."""
@@ -106,10 +107,10 @@ def run_study(
     Raises
     ------
     UserError
-        When the data cannot be used as they are, or `only` needs outputs that are not there.
+        When the data cannot be used as they are, `only` needs outputs that are not there, or another command works on
+        the study.
     """
-    if only is not None and only not in STEPS:
-        raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
+    _require_step(only)
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
     tell = None if n_workers > 1 else progress
@@ -117,10 +118,31 @@ def run_study(
     analysis = Analysis(layout, config, stimuli, generator, *told)
     run = _Run(analysis, _runs(study, config), only, force, announce, tell)
     Derivatives(layout.derivatives, study).prepare()
-    with workers(study, layout.records, n_workers) as crew:
+    with study_lock(study, layout.records) as run.held, workers(study, layout.records, n_workers) as crew:
         while (failed := run.attempt(crew)) is not None:
             run.drop(failed, skip_failed)
     return run.result
+
+
+def planned_steps(
+    study: Path, config: StudyConfig, stimuli: StimulusSet, generator: Generator, only: str | None = None
+) -> list[tuple[str, Step]]:
+    """Return (kind, step) of all that `run_study` would look at, in its order. Nothing is done.
+
+    Parameters
+    ----------
+    study, config, stimuli, generator, only
+        As for `run_study`.
+
+    Raises
+    ------
+    UserError
+        When the study cannot be analysed as it is.
+    """
+    _require_step(only)
+    refuse_other_generator(config, stimuli, generator)
+    analysis = Analysis(Layout(study), config, stimuli, generator)
+    return _Run(analysis, _runs(study, config), only, False, None, None).steps()
 
 
 def decode_study(
@@ -151,7 +173,7 @@ def decode_study(
     Raises
     ------
     UserError
-        When the masked trials are not there.
+        When the masked trials are not there, or another command works on the study.
     """
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
@@ -159,11 +181,13 @@ def decode_study(
     steps = [analysis.decode(label, model) for label in config.subjects]
     steps.append(analysis.full_stimuli())
     steps += [step for label in config.subjects for _, step in analysis.faces_and_scores(label, model)]
-    for done, step in enumerate(steps, start=1):
-        _require_inputs(layout, step)
-        ran = run_step(step, study, layout.records, force=force)
-        if announce:
-            announce(step.name, done, len(steps), ran)
+    with study_lock(study, layout.records) as held:
+        for done, step in enumerate(steps, start=1):
+            held.check()
+            require_inputs(layout, step)
+            ran = run_step(step, study, layout.records, force=force)
+            if announce:
+                announce(step.name, done, len(steps), ran)
     tables = [pd.read_csv(layout.decoded(label, model, "scores.tsv"), sep="\t") for label in config.subjects]
     return pd.concat(tables, ignore_index=True)
 
@@ -184,17 +208,25 @@ class _Run:
         self.announce, self.progress = announce, progress
         self.result = RunResult(analysis.layout)
         self.done: set[str] = set()
+        self.held: Held | None = None
+
+    def steps(self, chains: list[SubjectChain] | None = None) -> list[tuple[str, Step]]:
+        """Return (kind, step) of all that is asked for, in its order."""
+        found = _steps(self.analysis, self._chains() if chains is None else chains)
+        return [(kind, step) for kind, step in found if self.only in (None, kind)]
 
     def attempt(self, crew: Workers) -> Done | None:
         """Work until the end, or to the first step that fails, which is returned."""
         chains = self._chains()
-        steps = [(kind, step) for kind, step in _steps(self.analysis, chains) if self.only in (None, kind)]
+        steps = self.steps(chains)
         n_done = 0
         for kind, batch in _batches(steps):
             # What the earlier steps found out is known only now.
             ready = [report_step(self.analysis, chains, self.result.skipped)] if kind == "report" else batch
+            if self.held is not None:
+                self.held.check()
             for step in ready:
-                _require_inputs(self.analysis.layout, step)
+                require_inputs(self.analysis.layout, step)
             failed: Done | None = None
             for done in crew.run(ready, force=self.force):
                 n_done += 1
@@ -235,7 +267,19 @@ class _Run:
         ]
 
 
-def _require_inputs(layout: Layout, step: Step) -> None:
+def _require_step(only: str | None) -> None:
+    if only is not None and only not in STEPS:
+        raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
+
+
+def require_inputs(layout: Layout, step: Step) -> None:
+    """Refuse a step whose inputs an earlier step should have made, and did not.
+
+    Raises
+    ------
+    UserError
+        Which file is missing.
+    """
     missing = next((path for path in step.inputs if not path.exists()), None)
     if missing is not None and missing.is_relative_to(layout.derivatives):
         raise UserError(f"step {step.name} needs {missing}, which is not there: run the earlier steps first")

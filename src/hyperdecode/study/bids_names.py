@@ -7,7 +7,6 @@ from the root down, the nearest winning; of tables the nearest alone. Two that a
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -16,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperdecode.errors import UserError
+from hyperdecode.study.reading import load_json, one_line
+from hyperdecode.weights.limits import shown
 
 __all__ = ["FileIndex", "natural", "one_line", "parse_entities", "read_json", "same_run"]
 
 NOT_RAW = ("derivatives", "sourcedata", "code", "stimuli")
 NAME = re.compile(r"(?P<entities>(?:[a-z]+-[A-Za-z0-9+]+_)*)(?P<suffix>[A-Za-z0-9]+)(?P<extension>\.[A-Za-z0-9.]+)")
-MAX_JSON_BYTES = 64 * 2**20
+MAX_FILES = 1_000_000
 
 
 def parse_entities(name: str) -> dict[str, str]:
@@ -47,13 +48,8 @@ def _parts(name: str) -> tuple[dict[str, str], str, str] | None:
 def natural(path: Path) -> list[tuple[bool, int, str]]:
     """Sort key under which ``run-2`` comes before ``run-10``."""
     parts = re.split(r"(\d+)", path.as_posix())
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
-def one_line(error: BaseException, length: int = 120) -> str:
-    """Return what an error says on one line, cut to `length`."""
-    text = " ".join(str(error).split())
-    return text[:length] if text else type(error).__name__
+    # A superscript is a digit to `isdigit`, and no number.
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,10 +61,8 @@ def read_json(path: Path) -> dict[str, Any]:
         When the file is unreadable, too large, or holds anything else.
     """
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes, no sidecar has so many")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = load_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not readable JSON ({one_line(error)}): mend or re-create it") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a JSON object, got a {type(content).__name__}")
@@ -88,11 +82,16 @@ class FileIndex:
     root : pathlib.Path
     files : list of pathlib.Path
         In natural order of their paths.
+
+    Raises
+    ------
+    UserError
+        When a name cannot be printed, or there are more files than a data set has (a link to another disk).
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.files = sorted(_walk(root), key=natural)
+        self.files = sorted(_checked(_walk(root), root), key=natural)
         self._applicable: dict[tuple[Path, str, str], list[tuple[dict[str, str], Path]]] = defaultdict(list)
         self._json: dict[Path, dict[str, Any]] = {}
         for path in self.files:
@@ -164,6 +163,15 @@ def same_run(one: Mapping[str, str], other: Mapping[str, str], ignored: frozense
         return kept | {k: v.lstrip("0") or "0" for k, v in kept.items() if k == "run"}
 
     return what(one) == what(other)
+
+
+def _checked(paths: Iterator[Path], root: Path) -> Iterator[Path]:
+    for number, path in enumerate(paths):
+        if number >= MAX_FILES:
+            raise UserError(f"{root} holds more than {MAX_FILES} files, no data set has so many: look at its links")
+        if not path.name.isprintable():
+            raise UserError(f"{root} holds a file {shown(path.name)}, whose name cannot be printed: rename it")
+        yield path
 
 
 def _walk(root: Path) -> Iterator[Path]:

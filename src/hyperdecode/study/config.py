@@ -15,7 +15,9 @@ from pydantic.fields import FieldInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
+from hyperdecode.study.reading import one_line, read_regular
 from hyperdecode.study.settings import BoldSettings, Settings, StudyConfig
+from hyperdecode.weights.limits import shown
 
 __all__ = [
     "CONFIG_NAME",
@@ -30,11 +32,13 @@ __all__ = [
 ]
 
 CONFIG_NAME = "study.toml"
+MAX_BYTES = 2**20
 HEADER = """\
 # A hyperdecode study. Every key stands here with its meaning and what it may be; a key that is left out keeps the value
 # of the paper (Dado et al. 2022). Next steps: hyperdecode stimuli, schedule, present or simulate, run.
 """
 COMMENT_WIDTH = 116
+LONGEST_SAID = 200
 EXPECTED = {
     "model_type": "a section of keys",
     "string_pattern_mismatch": "letters and digits",
@@ -106,9 +110,11 @@ def read_config(study: Path) -> StudyConfig:
     if not path.is_file():
         raise UserError(f"{study} has no {CONFIG_NAME}, so it is no study: make one with `hyperdecode init {study}`")
     try:
-        return StudyConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as TOML: {error}") from None
+        content = tomllib.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable as TOML: {one_line(error)}") from None
+    try:
+        return StudyConfig.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_complaint(error)}") from None
 
@@ -215,23 +221,36 @@ def _complaint(error: ValidationError) -> str:
     """One line on the first thing that is wrong: key, value, what is allowed."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
-    key = ".".join(where)
+    key, value = _brief(".".join(where)), _said(first["input"])
     if first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
         # A whole section that does not fit together is not repeated in full.
-        said = key if isinstance(first["input"], dict) else f"{key} = {first['input']!r}"
+        said = key if isinstance(first["input"], dict) else f"{key} = {value}"
         return f"{said}: {reason}" if where else reason
     section, info = _field(where)
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where[-1], section.model_fields, n=1)
         place = f"[{'.'.join(where[:-1])}]" if where[:-1] else "study.toml"
         hint = f"did you mean {near[0]}?" if near else f"{place} knows {', '.join(section.model_fields)}"
-        return f"{key} = {first['input']!r}: no such key, {hint}"
+        return f"{key} = {value}: no such key, {hint}"
     reason = EXPECTED.get(first["type"], first["msg"].lower().removeprefix("input should be "))
     allowed = _allowed(info) if info else ""
     if allowed:
         reason = f"{reason}, {allowed}" if first["type"].endswith("_type") else allowed
-    return f"{key} = {first['input']!r}: expected {reason}; change that line"
+    return f"{key} = {value}: expected {reason}; change that line"
+
+
+def _brief(key: str) -> str:
+    return key if len(key) <= LONGEST_SAID and key.isprintable() else shown(key)
+
+
+def _said(value: Any) -> str:
+    """Show a value as it stands in the file, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST_SAID else f"{text[:LONGEST_SAID]}..."
 
 
 def _field(where: list[str]) -> tuple[type[Settings], FieldInfo | None]:

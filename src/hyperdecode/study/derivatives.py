@@ -15,6 +15,7 @@ import pandas as pd
 import hyperdecode
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, write_text
+from hyperdecode.study.reading import load_json
 
 __all__ = ["Derivatives", "write_image", "write_json", "write_table"]
 
@@ -85,19 +86,19 @@ def write_image(
 
 def _ours(marker: Path) -> bool:
     try:
-        content = json.loads(marker.read_text(encoding="utf-8"))
-        return any(tool.get("Name") == "hyperdecode" for tool in content.get("GeneratedBy", []))
-    except (OSError, ValueError, AttributeError):
+        tools = load_json(marker)["GeneratedBy"]
+        return any(tool["Name"] == "hyperdecode" for tool in tools)
+    except (OSError, ValueError, LookupError, TypeError):
         return False
 
 
 def _description(source: Path) -> dict[str, Any]:
     try:
-        name = json.loads((source / MARKER).read_text(encoding="utf-8")).get("Name", source.name)
-    except (OSError, ValueError):
-        name = source.name
+        name = load_json(source / MARKER)["Name"]
+    except (OSError, ValueError, LookupError, TypeError):
+        name = None
     return {
-        "Name": f"hyperdecode: {name}",
+        "Name": f"hyperdecode: {name if isinstance(name, str) else source.name}",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "hyperdecode", "Version": hyperdecode.__version__}],

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from hyperdecode.errors import UserError, WeightFileError
-from hyperdecode.study.bids_names import one_line
+from hyperdecode.study.reading import one_line
 from hyperdecode.weights.hdf5 import HDF5File
 from hyperdecode.weights.limits import read_bytes, shown
 from hyperdecode.weights.pickled_values import NUMPY_SYMBOLS, array_of, is_array

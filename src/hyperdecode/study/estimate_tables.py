@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.stimuli.schedule import REPEAT
 from hyperdecode.study.events import read_table
+from hyperdecode.weights.limits import shown
 
 __all__ = ["STIMULUS", "TrialTable", "all_trials", "read_trials"]
 
@@ -57,7 +58,8 @@ def read_trials(path: Path, run: str, n_trials: int, source: Path) -> TrialTable
     table = read_table(path, f"name the {STIMULUS} of each trial of {source.name} there")
     if STIMULUS not in table.columns:
         raise UserError(
-            f"{path} lacks the column {STIMULUS}: name the picture of each trial there, got {list(table.columns)}"
+            f"{path} lacks the column {STIMULUS}: name the picture of each trial there, got "
+            f"{shown(', '.join(map(str, table.columns)))}"
         )
     if len(table) != n_trials:
         raise UserError(f"{path} has {len(table)} rows, {source.name} holds {n_trials} trials: give a row a trial")
@@ -97,5 +99,5 @@ def _refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
             if not twice.empty:
                 row = twice.iloc[0]
                 raise UserError(
-                    f"{path}: {column} {row[column]} of run {row['run']} stands there twice: give each trial one row"
+                    f"{path}: {column} {shown(row[column])} of run {shown(row['run'])} stands there twice: give each trial one row"
                 )

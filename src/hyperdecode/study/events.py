@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.study.bids_names import one_line
+from hyperdecode.study.reading import load_table, one_line
+from hyperdecode.weights.limits import shown
 
 __all__ = ["EARLIEST_ONSET", "check_events", "read_events", "read_table"]
 
@@ -17,7 +18,6 @@ EVENT_COLUMNS = ("onset", "duration", "trial_type")
 TRIAL_NAMES = ("trial", "trial_id")
 EARLIEST_ONSET = -24.0
 """Seconds before the first volume: the response to what happened earlier is over (nilearn's limit, too)."""
-MAX_TABLE_BYTES = 256 * 2**20
 MILLISECONDS = 1000.0
 
 
@@ -38,10 +38,8 @@ def read_table(path: Path, what: str) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path} does not exist: {what}")
     try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise ValueError(f"{path.stat().st_size} bytes")
         text = dict.fromkeys(("trial_type", "stim_file", *TRIAL_NAMES), str)
-        table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=True, dtype=text)
+        table = load_table(path, na_values=["n/a"], keep_default_na=True, dtype=text)
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not a tab-separated table ({one_line(error)}): mend it") from error
     if table.empty:
@@ -63,7 +61,8 @@ def read_events(path: Path) -> pd.DataFrame:
     missing = [column for column in EVENT_COLUMNS if column not in table.columns]
     if missing:
         raise UserError(
-            f"{path} lacks the column {missing[0]!r}: expected {', '.join(EVENT_COLUMNS)}, got {list(table.columns)}"
+            f"{path} lacks the column {missing[0]!r}: expected {', '.join(EVENT_COLUMNS)}, got "
+            f"{shown(', '.join(map(str, table.columns)))}"
         )
     for column in ("onset", "duration"):
         table[column] = _seconds(table, column, path)
@@ -138,7 +137,9 @@ def _seconds(table: pd.DataFrame, column: str, path: Path) -> pd.Series[float]:
     bad = ~np.isfinite(values.to_numpy(dtype=float))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        raise UserError(f"{path}: row {row + 1} has {column} {table[column].iloc[row]!r}, expected seconds: mend it")
+        raise UserError(
+            f"{path}: row {row + 1} has {column} {shown(table[column].iloc[row])}, expected seconds: mend it"
+        )
     return values.astype(float)
 
 
@@ -158,5 +159,5 @@ def _refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
             repeated = names[names.duplicated()]
             if not repeated.empty:
                 raise UserError(
-                    f"{path}: {column} {repeated.iloc[0]!r} stands in more than one row: name each trial once"
+                    f"{path}: {column} {shown(repeated.iloc[0])} stands in more than one row: name each trial once"
                 )

@@ -27,6 +27,7 @@ from hyperdecode.study.bids_names import FileIndex, parse_entities, same_run
 from hyperdecode.study.events import check_events, read_events
 from hyperdecode.study.fmriprep_confounds import Confounds, load_fmriprep_confounds
 from hyperdecode.study.images import check_grid, open_image, read_image
+from hyperdecode.weights.limits import shown
 
 __all__ = [
     "NATIVE",
@@ -322,5 +323,7 @@ def _slice_time_ref(bold: Path, sidecar: Mapping[str, Any], t_r: float) -> float
     if start is None or sidecar.get("SliceTimingCorrected") is False:
         return MID_VOLUME
     if isinstance(start, bool) or not isinstance(start, int | float) or not 0 <= start <= t_r:
-        raise UserError(f"{bold}: StartTime in the sidecar must lie between 0 and the TR ({t_r:g} s), got {start!r}")
+        raise UserError(
+            f"{bold}: StartTime in the sidecar must lie between 0 and the TR ({t_r:g} s), got {shown(repr(start))}"
+        )
     return float(start) / t_r

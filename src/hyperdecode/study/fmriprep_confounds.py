@@ -12,9 +12,9 @@ from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.study.bids_names import one_line
 from hyperdecode.study.events import read_table
 from hyperdecode.study.images import open_image
+from hyperdecode.study.reading import one_line
 
 if TYPE_CHECKING:
     from hyperdecode.study.fmriprep import FmriprepRun

@@ -16,12 +16,13 @@ from typing import IO, Any, Literal, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
-from hyperdecode.study.bids_names import one_line
+from hyperdecode.study.reading import one_line
 
 __all__ = [
     "ImageSpace",
@@ -38,11 +39,15 @@ ImageSpace = Literal["mni", "talairach", "aligned", "scanner", "other", "unknown
 """What a NIfTI says of the space that its voxels are mapped to."""
 
 XFORM_CODES: tuple[ImageSpace, ...] = ("unknown", "scanner", "aligned", "talairach", "mni", "other")
-SECONDS_PER_UNIT = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6, "unknown": 1.0}
+TIME_UNITS = 0x38
+"""Bits of the header's ``xyzt_units`` that say the unit of time."""
+SECONDS_PER_UNIT = {8: 1.0, 16: 1e-3, 24: 1e-6}
 MAX_OFFSET = 256 * 2**20
 PIECE = 2**16
 DEFLATE_RATIO = 1040
 """Deflate makes at most 1,032 bytes of one: a header that asks for more than the file can hold is refused unread."""
+LIKELY_RATIO, ANY_RATIO_BYTES = 128, 2**28
+"""What unpacks to more than 256 MiB must not be packed more than 128 times: a mask may be, no series is."""
 GRID_TOLERANCE = 1e-3
 
 
@@ -68,7 +73,7 @@ def image_space(image: Path | Any) -> ImageSpace:
 
 def repetition_time(image: Any) -> float:
     """Return the repetition time in s that the header of a 4D image states, in whatever unit; 0 or NaN where none."""
-    unit = image.header.get_xyzt_units()[1]
+    unit = int(image.header["xyzt_units"]) & TIME_UNITS
     return float(image.header.get_zooms()[3]) * SECONDS_PER_UNIT.get(unit, 1.0)
 
 
@@ -159,13 +164,16 @@ def open_image(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no regular file: give a NIfTI (.nii or .nii.gz)")
     try:
-        image: Any = nib.load(path)
+        with _quiet():
+            image: Any = nib.load(path)
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist: for git-annex or DataLad data, get the file's content first"
         ) from error
     except (EOFError, zlib.error, OSError, ImageFileError, HeaderDataError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
+    except MemoryError as error:
+        raise _damaged(path, ValueError("it unpacks to more than any image's header has")) from error
     if not isinstance(image, nib.Nifti1Image):
         raise UserError(f"{path} is a {type(image).__name__}, expected a NIfTI volume (.nii or .nii.gz): convert it")
     shape, dtype, offset = image.shape, image.get_data_dtype(), int(cast(Any, image.dataobj).offset)
@@ -177,9 +185,21 @@ def open_image(path: Path) -> Any:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(f"{path} has no usable affine (sform and qform): convert it again")
     size, needed = path.stat().st_size, offset + math.prod(shape) * dtype.itemsize
-    if offset > MAX_OFFSET or needed > size * (DEFLATE_RATIO if _compressed(path) else 1):
+    ratio = LIKELY_RATIO if needed > ANY_RATIO_BYTES else DEFLATE_RATIO
+    if offset > MAX_OFFSET or needed > size * (ratio if _compressed(path) else 1):
         raise _damaged(path, EOFError(f"{size} bytes, its header asks for {needed}"))
     return image
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep nibabel from printing what it mends in a header: what cannot be used is refused here."""
+    before = imageglobals.logger.disabled
+    imageglobals.logger.disabled = True
+    try:
+        yield
+    finally:
+        imageglobals.logger.disabled = before
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:
@@ -212,6 +232,14 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path) -> NDArray[
         raise UserError(f"{path} has shape {shape}, too large for this machine's memory: crop or split it") from error
 
 
+def _scaled(raw: NDArray[Any], slope: float, inter: float, wanted: np.dtype[Any]) -> NDArray[Any]:
+    """Scale in double precision, as nibabel does, and round once; a slice at a time, which is all that needs room."""
+    scaled = np.empty(raw.shape, wanted, order="F")
+    for k in range(raw.shape[2]):
+        scaled[..., k] = raw[..., k].astype(np.float64) * slope + inter
+    return scaled
+
+
 def _volumes(image: Any, path: Path) -> Iterator[NDArray[Any]]:
     shape, stored, wanted = image.shape[:3], image.get_data_dtype(), _type(image)
     n_volumes = math.prod(image.shape[3:])
@@ -225,10 +253,8 @@ def _volumes(image: Any, path: Path) -> Iterator[NDArray[Any]]:
                 if len(data) < n_bytes:
                     raise EOFError(f"it ends in volume {k + 1} of {n_volumes}")
                 raw = np.frombuffer(data, stored).reshape(shape, order="F")
-                # In double precision, as nibabel scales, then rounded once.
-                scaled = raw if (slope, inter) == (1.0, 0.0) else raw.astype(np.float64) * slope + inter
                 with np.errstate(over="ignore", invalid="ignore"):
-                    yield scaled.astype(wanted)
+                    yield raw.astype(wanted) if (slope, inter) == (1.0, 0.0) else _scaled(raw, slope, inter, wanted)
             # The check sum of a gzip stream is compared only at its end.
             for _ in range(MAX_OFFSET // PIECE):
                 if not stream.read(PIECE):

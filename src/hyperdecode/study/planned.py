@@ -13,7 +13,9 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, write_text
 from hyperdecode.stimuli.schedule import REPEAT, schedule_runs
 from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line
 from hyperdecode.study.stimulus_set import StimulusSet
+from hyperdecode.weights.limits import shown
 
 __all__ = ["events_sidecar", "plan_path", "read_plan", "write_plan"]
 
@@ -124,9 +126,9 @@ def read_plan(study: Path, config: StudyConfig, subject: str, run: int) -> pd.Da
         )
     _require_same(found, _settings(config), note)
     try:
-        events = pd.read_csv(path, sep="\t", dtype={"trial_type": str, "stim_file": str}, keep_default_na=False)
+        events = load_table(path, dtype={"trial_type": str, "stim_file": str}, keep_default_na=False)
     except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no table ({' '.join(str(error).split())[:100]}): {_again(study)}") from None
+        raise UserError(f"{path} is no table ({one_line(error)}): {_again(study)}") from None
     problem = _problem(events)
     if problem:
         raise UserError(f"{path} {problem}: {_again(study)}")
@@ -211,7 +213,7 @@ def _read_note(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
     except (OSError, ValueError):
         content = None
     return content if isinstance(content, dict) else {}
@@ -222,7 +224,7 @@ def _require_same(found: dict[str, Any], wanted: dict[str, Any], note: Path) -> 
     if differing:
         key = differing[0]
         raise UserError(
-            f"{note.parent} holds a plan made with {key} = {found.get(key)!r}, not {wanted[key]!r}: put the setting "
+            f"{note.parent} holds a plan made with {key} = {shown(repr(found.get(key)))}, not {wanted[key]!r}: put the setting "
             f"back, or plan anew with `hyperdecode schedule {note.parents[3]} --force` if nothing was shown yet"
         )
 
@@ -245,7 +247,7 @@ def _problem(events: pd.DataFrame) -> str | None:
         return "has a trial that begins before the one above it ends"
     odd = events["trial_type"][~events["trial_type"].isin(TRIAL_TYPES)]
     if len(odd):
-        return f"has the trial type {odd.iloc[0]!r}, none of {', '.join(TRIAL_TYPES)}"
-    if not events["stim_file"].map(lambda name: bool(name) and Path(name).name == name).all():
+        return f"has the trial type {shown(odd.iloc[0])}, none of {', '.join(TRIAL_TYPES)}"
+    if not events["stim_file"].map(is_plain_name).all():
         return "names a picture that is no file of stimuli/"
     return None

@@ -20,6 +20,7 @@ from hyperdecode.files import atomic_path, write_text
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_json, write_table
 from hyperdecode.study.planned import events_sidecar
+from hyperdecode.study.reading import load_table, one_line
 from hyperdecode.study.settings import SimulationSettings
 
 __all__ = [
@@ -108,7 +109,10 @@ def write_dataset(study: Path, config: StudyConfig, origin: str) -> None:
 def _add_participants(path: Path, wanted: list[str]) -> None:
     table = pd.DataFrame({"participant_id": wanted})
     if path.exists():
-        found = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
+        try:
+            found = load_table(path, dtype=str, keep_default_na=False)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is no table ({one_line(error)}): mend it or move it away") from None
         if "participant_id" not in found:
             raise UserError(f"{path} lacks the column participant_id: mend it or move it away")
         table = table[~table["participant_id"].isin(found["participant_id"])]

@@ -14,7 +14,7 @@ from hyperdecode.files import atomic_path, sha256_bytes
 from hyperdecode.stimuli.sheet import Section, contact_sheet
 from hyperdecode.stimuli.target import draw_target
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.stimulus_set import FIXATION, SHEET, SHOWN, StimulusSet, read_picture
+from hyperdecode.study.stimulus_set import FIXATION, SHEET, SHOWN, UNREADABLE, StimulusSet, open_picture, read_picture
 
 __all__ = ["write_contact_sheet", "write_shown"]
 
@@ -133,8 +133,8 @@ def _which(n_shown: int, n: int) -> str:
 def _mark_of(path: Path) -> str | None:
     """Read what a PNG or JPEG of ours says it was drawn from; None where it is absent or says nothing."""
     try:
-        with Image.open(path, formats=["PNG", "JPEG"]) as picture:
+        with open_picture(path, "PNG", "JPEG") as picture:
             found = picture.info.get(MARK, picture.info.get("comment"))
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
     return found.decode("ascii", "replace") if isinstance(found, bytes) else found

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +28,18 @@ from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.split import ROLES
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line, read_regular
+from hyperdecode.weights.limits import shown
 
 __all__ = [
     "FIXATION",
     "SHEET",
     "SHOWN",
+    "UNREADABLE",
     "StimulusSet",
     "check_stimuli",
     "make_stimuli",
+    "open_picture",
     "read_picture",
     "read_stimuli",
     "write_picture",
@@ -46,6 +55,12 @@ SINCE = {"crop": 1.0}
 """Settings that older stimuli do not name, and what they were made with."""
 COLUMNS = ("stim_file", "role", "latent", "sha256", "latent_sha256")
 MAX_PIXELS = 4096 * 4096
+MAX_PICTURE_BYTES, MAX_LATENTS_BYTES = 2**28, 2**31
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error,
+    Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for pictures that are damaged or made to do harm."""
 TOLERANCE = 2
 """Grey levels by which a picture made again may differ (rounding of float32 on another machine)."""
 
@@ -98,7 +113,9 @@ class StimulusSet:
         rows = self.manifest.set_index("stim_file")
         missing = [name for name in names if name not in rows.index]
         if missing:
-            raise UserError(f"{missing[0]!r} is no stimulus of {self.folder / MANIFEST}: name its stimuli in stim_file")
+            raise UserError(
+                f"{shown(missing[0])} is no stimulus of {self.folder / MANIFEST}: name its stimuli in stim_file"
+            )
         return rows.loc[names]
 
 
@@ -189,31 +206,45 @@ def read_stimuli(study: Path) -> StimulusSet:
     """
     folder = study / FOLDER
     try:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        manifest = pd.read_csv(folder / MANIFEST, sep="\t")
-        data = (folder / LATENTS).read_bytes()
+        settings = load_json(folder / SETTINGS)
+        manifest = load_table(folder / MANIFEST)
+        data = read_regular(folder / LATENTS, MAX_LATENTS_BYTES)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} has no readable manifest and latents ({error}): run `hyperdecode stimuli {study}`"
+            f"{folder} has no readable manifest and latents ({one_line(error)}): run `hyperdecode stimuli {study}`"
         ) from None
     _require_manifest(folder, settings, manifest)
     again = f"restore it from your copy, or make all stimuli anew with `hyperdecode stimuli {study} --force`"
     if sha256_bytes(data) != settings.get("latents_sha256"):
         raise UserError(f"{folder / LATENTS} was changed since the manifest was written: {again}")
-    try:
-        latents = load(data)
-        z, w = latents["z"], latents["w"]
-        for row in manifest.itertuples():
-            if _latent_hash(z[row.latent], w[row.latent]) != row.latent_sha256:
-                raise UserError(
-                    f"{folder / MANIFEST} binds {row.stim_file} to another latent than it was made from: {again}"
-                )
-            path = folder / str(row.stim_file)
-            if not path.is_file() or sha256_file(path) != row.sha256:
-                raise UserError(f"{path} is absent or was changed since the manifest was written: {again}")
-    except (SafetensorError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"{folder / MANIFEST} and {LATENTS} do not belong together ({error}): {again}") from None
+    z, w = _latents(data, folder / LATENTS, again)
+    if int(manifest["latent"].max()) >= len(z):
+        raise UserError(
+            f"{folder / MANIFEST} and {LATENTS} do not belong together (a latent beyond the last of {len(z)}): {again}"
+        )
+    for name, latent, sha256, latent_sha256 in zip(
+        *(manifest[column] for column in ("stim_file", "latent", "sha256", "latent_sha256")), strict=True
+    ):
+        if _latent_hash(z[latent], w[latent]) != latent_sha256:
+            raise UserError(f"{folder / MANIFEST} binds {name} to another latent than it was made from: {again}")
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or sha256_file(path) != sha256:
+            raise UserError(f"{path} is absent or was changed since the manifest was written: {again}")
     return StimulusSet(folder, manifest, z, w, settings)
+
+
+def _latents(data: bytes, path: Path, again: str) -> tuple[Tensor, Tensor]:
+    try:
+        found = load(data)
+        z, w = found["z"], found["w"]
+    except (SafetensorError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} holds no latents z and w ({one_line(error)}): {again}") from None
+    for latents in (z, w):
+        if latents.ndim != 2 or len(latents) != len(z) or latents.dtype not in (torch.float32, torch.float64):
+            raise UserError(f"{path} holds no two matrices of numbers, z and w, of as many rows: {again}")
+        if not bool(latents.isfinite().all()):
+            raise UserError(f"{path} holds NaN or infinite values: {again}")
+    return z, w
 
 
 def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, seed: int = 0) -> int:
@@ -274,15 +305,15 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
             raise UserError(f"{folder} holds pictures and no {SETTINGS} that says how they were made: move them away")
         return False
     try:
-        content = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    except ValueError:
+        content = load_json(folder / SETTINGS)
+    except (OSError, ValueError):
         content = None
     found = content if isinstance(content, dict) else {}
     found = SINCE | found
     differing = [key for key, value in settings.items() if found.get(key) != value]
     if differing:
         raise UserError(
-            f"{folder} holds stimuli made with {differing[0]} = {found.get(differing[0])!r}, "
+            f"{folder} holds stimuli made with {differing[0]} = {shown(repr(found.get(differing[0])))}, "
             f"not {settings[differing[0]]!r}: give --force to replace them, or use another folder"
         )
     return (folder / MANIFEST).exists()
@@ -299,8 +330,8 @@ def _require_manifest(folder: Path, settings: Any, manifest: pd.DataFrame) -> No
     elif not manifest["role"].isin(ROLES).all():
         problem = f"has a role other than {' and '.join(ROLES)}"
     elif not manifest["stim_file"].is_unique:
-        problem = f"names {manifest['stim_file'][manifest['stim_file'].duplicated()].iloc[0]} twice"
-    elif not all(Path(str(name)).name == name for name in manifest["stim_file"]):
+        problem = f"names {shown(manifest['stim_file'][manifest['stim_file'].duplicated()].iloc[0])} twice"
+    elif not manifest["stim_file"].map(is_plain_name).all():
         problem = "names a file outside its folder"
     elif not pd.api.types.is_integer_dtype(manifest["latent"]) or (manifest["latent"] < 0).any():
         problem = "has a latent that is not a row number"
@@ -315,14 +346,24 @@ def _latent_hash(z: Tensor, w: Tensor) -> str:
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """Read a PNG of bounded size as 8-bit RGB, (h, w, 3)."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with open_picture(path, "PNG") as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise UserError(f"{path} claims {picture.width} x {picture.height} px, more than any stimulus")
             return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(
-            f"{path} is not a readable PNG ({' '.join(str(error).split())}): make or copy it again"
-        ) from None
+    except UserError:
+        raise
+    except UNREADABLE as error:
+        raise UserError(f"{path} is not a readable PNG ({one_line(error)}): make or copy it again") from None
+
+
+@contextmanager
+def open_picture(path: Path, *formats: str) -> Iterator[Image.Image]:
+    """Open a regular file of bounded size as a picture of the formats named; raises one of `UNREADABLE`."""
+    with warnings.catch_warnings():
+        # Of large pictures and odd chunks: what is too large is refused.
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(read_regular(path, MAX_PICTURE_BYTES)), formats=formats) as picture:
+            yield picture
 
 
 def write_picture(path: Path, picture: NDArray[np.uint8]) -> None:

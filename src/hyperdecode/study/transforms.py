@@ -12,7 +12,6 @@ with ``mode-points``: the same numbers bring an *image* of the boldref onto the 
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, write_text
+from hyperdecode.study.images import iterate_volumes, open_image
+from hyperdecode.study.reading import load_json
 
 __all__ = [
     "read_matrices",
@@ -72,10 +73,8 @@ def read_matrices(path: Path, *, rigid: bool = False) -> FloatArray:
         When the file is missing, is no such JSON, or holds no matrices of that kind.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError("too large")
-        values = np.asarray(json.loads(path.read_text(encoding="utf-8"))["Matrices"], dtype=np.float64)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        values = np.asarray(load_json(path, LARGEST_FILE)["Matrices"], dtype=np.float64)
+    except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is no readable file of matrices: {_again(path)}") from error
     return _checked(values, str(path), rigid=rigid)
 
@@ -112,16 +111,15 @@ def read_warp(path: Path) -> tuple[NDArray[np.float32], FloatArray]:
         When the file is missing, damaged, larger than any warp, or no displacement field in mm.
     """
     try:
-        image: Any = nib.load(path)
-        if not isinstance(image, nib.Nifti1Image):
-            raise ValueError("not NIfTI")
-        _check_warp(image.shape, str(path))
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        affine = np.asarray(image.affine, dtype=np.float64)
-    except UserError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+        image: Any = open_image(path)
+    except UserError as error:
         raise UserError(f"{path} is no readable displacement field: {_again(path)}") from error
+    _check_warp(image.shape, str(path))
+    try:
+        values = np.stack(list(iterate_volumes(path)), axis=-1).astype(np.float32)
+    except UserError as error:
+        raise UserError(f"{path} is no readable displacement field: {_again(path)}") from error
+    affine = np.asarray(image.affine, dtype=np.float64)
     _check_field(values, affine, str(path))
     return values, affine
 

@@ -49,7 +49,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int = MAX_FILE_BYTES) -> byt
         if not 0 < status.st_size <= limit:
             raise WeightFileError(f"{path}: {status.st_size} bytes, a weight file has between 1 and {limit}")
         with path.open("rb") as stream:
-            return stream.read(limit)
+            # Not `limit`: Python makes room for what is asked for before it reads.
+            return stream.read(status.st_size)
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
