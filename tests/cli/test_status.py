@@ -1,0 +1,103 @@
+"""``hyperdecode status`` and ``hyperdecode run --dry-run`` as their user meets them."""
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from hyperdecode.cli import main, shared
+from hyperdecode.pipeline.lock import study_lock
+from hyperdecode.pipeline.run import run_study
+from hyperdecode.study.config import write_config
+from hyperdecode.study.layout import Layout
+from hyperdecode.study.stimulus_set import read_stimuli
+from tests.pipeline.estimated import estimated_study, settings
+
+
+@pytest.fixture(scope="module")
+def analysed(tmp_path_factory, tiny_generator):
+    folder = estimated_study(tmp_path_factory.mktemp("status") / "study", tiny_generator)
+    run_study(folder, settings(), read_stimuli(folder), tiny_generator)
+    return folder
+
+
+@pytest.fixture
+def study(analysed, tmp_path):
+    return Path(shutil.copytree(analysed, tmp_path / "study"))
+
+
+@pytest.fixture
+def program(monkeypatch, capsys, tiny_generator):
+    """Call the program in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", *map(str, words)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+        with pytest.raises(SystemExit) as leaving:
+            main()
+        out, err = capsys.readouterr()
+        return leaving.value.code or 0, out, err
+
+    return call
+
+
+def contents(study):
+    return {path: path.read_bytes() for path in study.rglob("*") if path.is_file()}
+
+
+def test_a_table_and_json(program, study):
+    before = contents(study)
+    code, out, err = program("status", study)
+    assert code == 0 and err == "" and "9 steps: 9 fresh." in out and "Next:" not in out
+    write_config(study, settings(evaluation={"n_permutations": 120}))
+    before = contents(study)
+    code, out, _ = program("status", study)
+    assert code == 0 and "9 steps: 7 fresh, 2 stale." in out and f"Next: hyperdecode run {study}" in out
+    assert "n_permutations: 100 -> 120" in " ".join(out.split())
+    code, out, err = program("status", study, "--json")
+    found = json.loads(out)
+    assert code == 0 and err == "" and found["held_by"] is None and found["study"] == str(study)
+    states = {one["step"]: (one["state"], one["why"]) for one in found["steps"]}
+    assert states["mask_sub-01"] == ("fresh", [])
+    assert states["evaluate_sub-01_weighted-ridge"] == ("stale", ["setting n_permutations: 100 -> 120"])
+    assert all(one["process"]["pid"] and one["seconds"] >= 0 for one in found["steps"])
+    assert contents(study) == before
+
+
+def test_a_dry_run_lists_and_does_nothing(program, study):
+    write_config(study, settings(evaluation={"n_permutations": 120}))
+    before = contents(study)
+    code, out, err = program("run", study, "--dry-run")
+    assert code == 0 and err == ""
+    lines = out.splitlines()
+    assert lines[0] == "1. evaluate_sub-01_weighted-ridge: setting n_permutations: 100 -> 120"
+    assert lines[1].startswith("2. report: ") and "evaluate_sub-01_weighted-ridge will run" in lines[1]
+    assert lines[2] == "2 of 9 steps would run. Nothing was done."
+    assert program("run", study, "--dry-run", "--step", "mask")[1] == "0 of 1 steps would run. Nothing was done.\n"
+    code, _, err = program("run", study, "--dry-run", "--step", "maps")
+    assert code == 2 and "no step 'maps'" in err and err.count("\n") == 1
+    assert contents(study) == before
+
+
+def test_a_study_in_use_is_told_and_refused(program, study):
+    write_config(study, settings(evaluation={"n_permutations": 120}))
+    with study_lock(study, Layout(study).records):
+        before = contents(study)
+        assert "Held by `" in program("status", study)[1]
+        assert json.loads(program("status", study, "--json")[1])["held_by"]["abandoned"] is False
+        assert "Held by `" in program("run", study, "--dry-run")[1]
+        for words in (("run",), ("report",), ("decode",), ("map",)):
+            code, _, err = program(words[0], study)
+            assert code == 2 and err.count("\n") == 1, (words, err)
+            assert f"{study} is in use by `" in err and "(pid " in err and "wait until it has ended" in err
+        assert contents(study) == before
+    assert program("run", study)[0] == 0 and "9 fresh" in program("status", study)[1]
+
+
+def test_no_study(program, tmp_path):
+    code, _, err = program("status", tmp_path)
+    assert code == 2 and "it is no study" in err and err.count("\n") == 1
