@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.stimuli.schedule import REPEAT
 from hyperdecode.study.events import read_table
+from hyperdecode.study.reading import printable
 from hyperdecode.weights.limits import shown
 
 __all__ = ["STIMULUS", "TrialTable", "all_trials", "read_trials"]
@@ -99,5 +100,6 @@ def _refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
             if not twice.empty:
                 row = twice.iloc[0]
                 raise UserError(
-                    f"{path}: {column} {shown(row[column])} of run {shown(row['run'])} stands there twice: give each trial one row"
+                    f"{path}: {column} {printable(str(row[column]), 80)} of run {printable(str(row['run']), 80)} stands "
+                    "there twice: give each trial one row"
                 )

@@ -224,8 +224,8 @@ def _require_same(found: dict[str, Any], wanted: dict[str, Any], note: Path) -> 
     if differing:
         key = differing[0]
         raise UserError(
-            f"{note.parent} holds a plan made with {key} = {shown(repr(found.get(key)))}, not {wanted[key]!r}: put the setting "
-            f"back, or plan anew with `hyperdecode schedule {note.parents[3]} --force` if nothing was shown yet"
+            f"{note.parent} holds a plan made with {key} = {shown(repr(found.get(key)))}, not {wanted[key]!r}: put the "
+            f"setting back, or plan anew with `hyperdecode schedule {note.parents[3]} --force` if nothing was shown yet"
         )
 
 

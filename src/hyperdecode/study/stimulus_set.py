@@ -283,8 +283,8 @@ def check_stimuli(stimuli: StimulusSet, generator: Generator, *, n: int = 8, see
     crop = settings.get("crop", SINCE["crop"])
     again = stimulus_pictures(generator, w, render=settings["render"], size=settings["size"], crop=crop)
     worst = 0
-    for name, picture, shown in zip(names, again, stimuli.pictures(names), strict=True):
-        difference = int(np.abs(picture.astype(int) - shown.astype(int)).max())
+    for name, picture, seen in zip(names, again, stimuli.pictures(names), strict=True):
+        difference = int(np.abs(picture.astype(int) - seen.astype(int)).max())
         if difference > TOLERANCE:
             raise UserError(
                 f"{name} differs by {difference} grey levels from what its latent gives: make the stimuli anew"
