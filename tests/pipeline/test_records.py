@@ -229,3 +229,26 @@ def test_the_record_of_a_step_at_work_and_of_one_that_failed(make, run, tmp_path
     done = read_record(tmp_path / "records", "copy")
     assert "state" not in done and done["version"] == 1 and done["packages"]["numpy"]
     assert datetime.fromisoformat(done["started"]) <= datetime.fromisoformat(done["ended"])
+
+
+def test_what_a_killed_step_left_behind_goes_before_the_next_try(make, run, tmp_path):
+    run(make())
+    record, out = tmp_path / "records" / "copy.toml", tmp_path / "sub" / "out.txt"
+    content = tomllib.loads(record.read_text())
+    left = [out.with_name(".out.txt.abcd1234.txt"), record.with_name(".copy.toml.abcd1234.toml")]
+
+    def killed(**process):
+        for path in left:
+            path.write_text("half")
+        begun = {name: content[name] for name in ("step", "version", "settings")}
+        record.write_text(tomli_w.dumps(begun | {"state": "running", "process": content["process"] | process}))
+
+    killed(born="another boot")
+    assert run(make()) and not any(path.exists() for path in left)
+    for process in ({}, {"host": "another-node"}):
+        killed(**process)
+        assert run(make()) and all(path.exists() for path in left), "somebody may be writing them"
+    killed(host="another-node")
+    for path in left:
+        os.utime(path, (0, 0))
+    assert run(make()) and not any(path.exists() for path in left)

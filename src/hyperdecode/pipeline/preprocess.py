@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdecode.errors import UserError
-from hyperdecode.files import atomic_path
+from hyperdecode.files import OutputError, atomic_path
 from hyperdecode.fmri.contrast import Contrast, contrast_zmap, find_peaks, parse_contrast
 from hyperdecode.fmri.mask import voxel_mask
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings
@@ -196,6 +196,9 @@ class _Subject:
         return None
 
     def _leave_out(self, run: BoldRun, error: UserError, skip_failed: bool, skipped: dict[str, str]) -> None:
+        # A full disk is no fault of the run's.
+        if isinstance(error, OutputError):
+            raise error
         if not skip_failed:
             raise UserError(f"{error} (or leave the run out with --skip-failed)") from error
         self.runs.remove(run)

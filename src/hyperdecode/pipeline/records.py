@@ -23,8 +23,8 @@ import tomli_w
 
 from hyperdecode import __version__
 from hyperdecode.errors import UserError
-from hyperdecode.files import sha256_file, write_text
-from hyperdecode.pipeline.processes import this_process
+from hyperdecode.files import remove_leftovers, sha256_file, write_text
+from hyperdecode.pipeline.processes import Process, is_alive, this_process
 
 __all__ = [
     "Digest",
@@ -42,6 +42,8 @@ PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel")
 """Packages whose versions a record names; they are told, and make nothing stale."""
 NAMED = 3
 """Files or settings of a kind that are named one by one when it is told why a step is stale."""
+WRITES_WITHIN = 3600.0
+"""Seconds within which a process that still writes a file has touched it."""
 
 Digest = Callable[[Path], str]
 """Hash of a file."""
@@ -95,6 +97,7 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
     key = _key(step, study)
     if not force and _fresh(record, key, step, study):
         return False
+    _sweep(step, record)
     start, settings = datetime.now().astimezone(), _plain(step.settings)
     begun = {"step": step.name, "version": step.version, "process": asdict(this_process())}
     begun["started"] = time_stamp(start)
@@ -208,6 +211,18 @@ def read_record(records: Path, name: str) -> dict[str, Any]:
 def time_stamp(when: datetime | None = None) -> str:
     """Return a time, by default now, to the second and with its offset from UTC."""
     return (when or datetime.now().astimezone()).isoformat(timespec="seconds")
+
+
+def _sweep(step: Step, record: Path) -> None:
+    """Remove temporary files of a process that was killed at this step."""
+    was = read_record(record.parent, step.name)
+    if "key" in was or was.get("state") != "running":
+        return
+    process = Process.of(was.get("process"))
+    alive = None if process is None else is_alive(process)
+    if not alive:
+        # Whoever writes on another machine touches a file more often than this.
+        remove_leftovers((*step.outputs, record), older_than=0.0 if alive is False else WRITES_WITHIN)
 
 
 def _key(step: Step, study: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from hyperdecode.errors import UserError
+from hyperdecode.files import OutputError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.baselines import Baselines
@@ -246,6 +247,9 @@ class _Run:
     def drop(self, failed: Done, skip: bool) -> None:
         """Leave the run of BOLD that failed out, where that is wanted and possible; else raise what stopped it."""
         assert failed.error is not None
+        # A full disk is no fault of a run's.
+        if isinstance(failed.error, OutputError):
+            raise failed.error
         for label, mine in self.runs.items():
             bad = next((run for run in mine if failed.step.name.endswith(f"_{run.stem}")), None)
             if bad is None:
