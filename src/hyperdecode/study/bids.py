@@ -20,7 +20,7 @@ from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.study.bids_names import FileIndex, parse_entities, read_json
 from hyperdecode.study.events import check_events, read_events
 from hyperdecode.study.images import image_space, iterate_volumes, read_image, repetition_time
-from hyperdecode.weights.limits import shown
+from hyperdecode.study.reading import said
 
 __all__ = [
     "BidsDataset",
@@ -215,9 +215,7 @@ def resolve_repetition_time(bold: Path, image: Any, sidecar: Mapping[str, Any]) 
             raise UserError(f"{bold}: no repetition time in header or sidecar: add RepetitionTime (s) to the JSON")
         return header
     if isinstance(stated, bool) or not isinstance(stated, int | float) or not 0 < stated <= LONGEST_T_R:
-        raise UserError(
-            f"{bold}: RepetitionTime in the sidecar must be seconds above 0, got {shown(repr(stated))}: mend it"
-        )
+        raise UserError(f"{bold}: RepetitionTime in the sidecar must be seconds above 0, got {said(stated)}: mend it")
     if header > 0 and abs(header - stated) > 1e-3 * stated:
         warnings.warn(
             f"{bold}: the header says TR {header:g} s, the sidecar {stated:g} s: using the sidecar's",

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
-from hyperdecode.study.reading import one_line, read_regular
+from hyperdecode.study.reading import one_line, read_regular, said
 from hyperdecode.study.settings import BoldSettings, Settings, StudyConfig
 from hyperdecode.weights.limits import shown
 
@@ -38,7 +38,7 @@ HEADER = """\
 # of the paper (Dado et al. 2022). Next steps: hyperdecode stimuli, schedule, present or simulate, run.
 """
 COMMENT_WIDTH = 116
-LONGEST_SAID = 200
+LONGEST_KEY = 100
 EXPECTED = {
     "model_type": "a section of keys",
     "string_pattern_mismatch": "letters and digits",
@@ -221,12 +221,12 @@ def _complaint(error: ValidationError) -> str:
     """One line on the first thing that is wrong: key, value, what is allowed."""
     first = error.errors()[0]
     where = [str(part) for part in first["loc"]]
-    key, value = _brief(".".join(where)), _said(first["input"])
+    key, value = _brief(".".join(where)), said(first["input"])
     if first["type"] == "value_error":
         reason = str(first["ctx"]["error"])
         # A whole section that does not fit together is not repeated in full.
-        said = key if isinstance(first["input"], dict) else f"{key} = {value}"
-        return f"{said}: {reason}" if where else reason
+        what = key if isinstance(first["input"], dict) else f"{key} = {value}"
+        return f"{what}: {reason}" if where else reason
     section, info = _field(where)
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(where[-1], section.model_fields, n=1)
@@ -241,16 +241,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def _brief(key: str) -> str:
-    return key if len(key) <= LONGEST_SAID and key.isprintable() else shown(key)
-
-
-def _said(value: Any) -> str:
-    """Show a value as it stands in the file, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes out no whole number of more than 4,300 digits
-        return "a number of thousands of digits"
-    return text if len(text) <= LONGEST_SAID else f"{text[:LONGEST_SAID]}..."
+    return key if len(key) <= LONGEST_KEY and key.isprintable() else shown(key)
 
 
 def _field(where: list[str]) -> tuple[type[Settings], FieldInfo | None]:

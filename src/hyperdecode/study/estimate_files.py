@@ -161,7 +161,7 @@ def _npy_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], np.dtyp
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
-    except (ValueError, SyntaxError, TokenError, TypeError, MemoryError, RecursionError) as error:
+    except (OSError, ValueError, SyntaxError, TokenError, TypeError, MemoryError, RecursionError) as error:
         raise UserError(f"{path} is no NumPy file ({one_line(error)}): save it anew with np.save") from error
     return shape, dtype
 
@@ -181,7 +181,7 @@ def _plain_npy(path: Path) -> NDArray[Any]:
         return np.empty(shape, dtype)
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, OverflowError) as error:
+    except (ValueError, OSError, OverflowError, TypeError) as error:
         raise UserError(f"{path} is no NumPy file ({one_line(error)}): save it anew with np.save") from error
     return found
 

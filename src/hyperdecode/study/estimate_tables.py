@@ -100,6 +100,6 @@ def _refuse_duplicates(table: pd.DataFrame, path: Path) -> None:
             if not twice.empty:
                 row = twice.iloc[0]
                 raise UserError(
-                    f"{path}: {column} {printable(str(row[column]), 80)} of run {printable(str(row['run']), 80)} stands "
-                    "there twice: give each trial one row"
+                    f"{path}: {column} {printable(str(row[column]), 80)} of run {printable(str(row['run']), 80)} "
+                    "stands there twice: give each trial one row"
                 )

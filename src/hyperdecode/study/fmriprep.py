@@ -27,7 +27,7 @@ from hyperdecode.study.bids_names import FileIndex, parse_entities, same_run
 from hyperdecode.study.events import check_events, read_events
 from hyperdecode.study.fmriprep_confounds import Confounds, load_fmriprep_confounds
 from hyperdecode.study.images import check_grid, open_image, read_image
-from hyperdecode.weights.limits import shown
+from hyperdecode.study.reading import said
 
 __all__ = [
     "NATIVE",
@@ -324,6 +324,6 @@ def _slice_time_ref(bold: Path, sidecar: Mapping[str, Any], t_r: float) -> float
         return MID_VOLUME
     if isinstance(start, bool) or not isinstance(start, int | float) or not 0 <= start <= t_r:
         raise UserError(
-            f"{bold}: StartTime in the sidecar must lie between 0 and the TR ({t_r:g} s), got {shown(repr(start))}"
+            f"{bold}: StartTime in the sidecar must lie between 0 and the TR ({t_r:g} s), got {said(start)}"
         )
     return float(start) / t_r

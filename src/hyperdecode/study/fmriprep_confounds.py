@@ -12,6 +12,7 @@ from nilearn.interfaces.fmriprep import load_confounds
 from numpy.typing import NDArray
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.study.bids_names import read_json
 from hyperdecode.study.events import read_table
 from hyperdecode.study.images import open_image
 from hyperdecode.study.reading import one_line
@@ -98,6 +99,8 @@ def load_fmriprep_confounds(run: FmriprepRun, strategy: Sequence[str], **options
             "copy it there or set bold.confounds = []"
         )
     n_rows = len(read_table(run.confounds, "copy it there"))
+    if (sidecar := run.confounds.with_suffix(".json")).exists():
+        read_json(sidecar)  # nilearn reads it unchecked
     if n_rows != n_volumes:
         raise UserError(f"{run.confounds} has {n_rows} rows, {run.bold.name} has {n_volumes} volumes: copy both anew")
     table, kept = _by_nilearn(run, tuple(strategy), {**DEFAULTS, **options})

@@ -13,7 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, sha256_bytes, write_text
 from hyperdecode.stimuli.schedule import REPEAT, schedule_runs
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line
+from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line, said
 from hyperdecode.study.stimulus_set import StimulusSet
 from hyperdecode.weights.limits import shown
 
@@ -224,7 +224,7 @@ def _require_same(found: dict[str, Any], wanted: dict[str, Any], note: Path) -> 
     if differing:
         key = differing[0]
         raise UserError(
-            f"{note.parent} holds a plan made with {key} = {shown(repr(found.get(key)))}, not {wanted[key]!r}: put the "
+            f"{note.parent} holds a plan made with {key} = {said(found.get(key))}, not {wanted[key]!r}: put the "
             f"setting back, or plan anew with `hyperdecode schedule {note.parents[3]} --force` if nothing was shown yet"
         )
 

@@ -28,7 +28,7 @@ from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.split import ROLES
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
-from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line, read_regular
+from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line, read_regular, said
 from hyperdecode.weights.limits import shown
 
 __all__ = [
@@ -313,7 +313,7 @@ def _prepared(folder: Path, settings: dict[str, Any], force: bool) -> bool:
     differing = [key for key, value in settings.items() if found.get(key) != value]
     if differing:
         raise UserError(
-            f"{folder} holds stimuli made with {differing[0]} = {shown(repr(found.get(differing[0])))}, "
+            f"{folder} holds stimuli made with {differing[0]} = {said(found.get(differing[0]))}, "
             f"not {settings[differing[0]]!r}: give --force to replace them, or use another folder"
         )
     return (folder / MANIFEST).exists()

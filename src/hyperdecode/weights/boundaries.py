@@ -22,6 +22,11 @@ __all__ = ["attributes_path", "boundary_name", "read_attribute_tensors", "read_b
 
 MAX_BYTES = 16 * 2**20
 PARTS = ("normal", "bias", "scale")
+REASON_LENGTH = 120
+UNREADABLE = (
+    ValueError, OSError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError, TypeError, RecursionError,
+)  # fmt: skip
+"""The header is Python text to NumPy: what is no Python fails in its tokenizer, what is nested deeply in its parser."""
 Array = NDArray[np.float32]
 
 
@@ -52,9 +57,8 @@ def read_boundary(path: str | os.PathLike[str]) -> Array:
         with source.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of odd escapes in the header
             array = np.lib.format.read_array(stream, allow_pickle=False)
-    # The header is Python text to NumPy: what is no Python fails in its tokenizer.
-    except (ValueError, OSError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:REASON_LENGTH] or type(error).__name__
         raise WeightFileError(f"{source} is no readable .npy array of numbers ({reason})") from None
     if array.dtype.kind not in "fiu" or array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[0] != 1):
         raise WeightFileError(
