@@ -226,7 +226,7 @@ def through(study, generator, tmp_path, **options):
     around = neighbourhoods_of(where, np.asarray(mask.affine), config.mapping)
     decoder = read_decoder(Layout(study).decoded("01", "weighted-ridge", "decoder"))
     layers = {4: "b8.conv2", 6: "b16.conv2", 19: "image"}
-    readout = GeneratorReadout(generator, layers, 4, 1.0, decoder, tmp_path / "units", **options)
+    readout = GeneratorReadout(generator, layers, 4, 1.0, dict.fromkeys(layers, decoder), tmp_path / "units", **options)
     return trials, around, decoder, readout.losses(trials, around, second_order=False, seed=0)
 
 
@@ -262,7 +262,7 @@ def test_a_killed_searchlight_goes_on_and_workers_give_the_same(study, tmp_path,
 
     with pytest.raises(KeyboardInterrupt):
         through(study, tiny_generator, tmp_path / "b", progress=killed)
-    kept = list((tmp_path / "b" / "units" / "all").iterdir())
+    kept = list((tmp_path / "b" / "units").glob("*-all/*"))
     assert len(kept) == 1
     seen = []
     again = through(study, tiny_generator, tmp_path / "b", progress=lambda done, total: seen.append(done))[-1][0]
@@ -325,3 +325,34 @@ def test_a_worker_that_dies_is_no_loss(tmp_path):
     assert marker.exists() and set(found) == set(units)
     for unit, arrays in found.items():
         np.testing.assert_array_equal(arrays["a"], np.full((4, 2), unit.first_centre))
+
+
+def test_each_layer_may_have_its_activation_model(study, tmp_path, tiny_generator):
+    """As in the paper: latents of layer K's map are those of the model trained on layer K."""
+    import shutil
+
+    own = tmp_path / "study"
+    shutil.copytree(study, own)
+    config = configured(readout="generator", decoder="activation", layers=(4, 9), side=4, stride=3)
+    found = maps(own, tiny_generator, config)
+    assert [step.name.removeprefix("decode_sub-01_") for _, step in found.steps("01")] == [
+        "activation-4",
+        "activation-9",
+        "map_sub-01",
+    ]
+    map_study(own, config, read_stimuli(own), tiny_generator)
+    faces = pd.read_csv(MapFiles(Layout(own), "01").path("desc-occlusion_faces.tsv"), sep="\t")
+    trials = read_trials(Layout(own), read_stimuli(own), "01", "w")
+    for depth, layer in found.activations.layers.items():
+        decoder = read_decoder(Layout(own).decoded("01", f"activation-{depth}", "decoder"))
+
+        def activation(latents, layer=layer):
+            made = torch.as_tensor(np.asarray(latents), dtype=torch.float32)
+            return tiny_generator.activations(made, [layer], crop=4)[layer].flatten(1).double().numpy()
+
+        scale = activation(trials.training_latents).var(0).sum()
+        away = activation(decoder.predict(trials.test_z)) - activation(trials.test_latents)
+        expected = 1 / (1 + np.sqrt((away**2).sum(1) / scale))
+        np.testing.assert_allclose(faces[f"depth_{depth}"], expected, rtol=1e-3)
+    with pytest.raises(UserError, match="no activation model of layer 6"):
+        _ = maps(own, tiny_generator, configured(readout="generator", decoder="activation")).models

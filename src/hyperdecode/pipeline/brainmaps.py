@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperdecode.decoding.activation_ridge import ActivationRidge
+from hyperdecode.decoding.layers import PAPER_LAYERS
+from hyperdecode.decoding.models import MODELS
+from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes, sha256_file
 from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
 from hyperdecode.generators.base import Generator
@@ -21,6 +24,7 @@ from hyperdecode.mapping.map_inference import MapInference, max_statistic, permu
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods, ball_neighbourhoods, cube_neighbourhoods
 from hyperdecode.mapping.readout import LinearReadout, readout_of_activations
 from hyperdecode.pipeline.activations import Activations
+from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.map_files import LayerFacts, MapFiles, SubjectMaps
 from hyperdecode.pipeline.map_generator import GeneratorReadout
@@ -83,8 +87,29 @@ class BrainMaps:
         return [(KIND, self.activations.step())] if self.config.mapping.readout == "linear" else []
 
     def steps(self, subject: str) -> list[tuple[str, Step]]:
-        """Return the step of a subject; none without maps."""
-        return [] if self.config.mapping.readout == "none" else [(KIND, self.step(subject))]
+        """Return the steps of a subject: fits of activation models where these are asked for, the maps."""
+        if self.config.mapping.readout == "none":
+            return []
+        own = {self.config.decoding.model, *self.config.decoding.beside}
+        decoding = Decoding(self.layout, self.config, self.stimuli, self.generator, self.progress)
+        fits = [decoding.step(subject, name) for name in sorted(set(self.models.values()) - own)]
+        return [(KIND, step) for step in (*fits, self.step(subject))]
+
+    @property
+    def models(self) -> dict[int, str]:
+        """Depth -> the decoder whose latents pass the generator; none for a linear readout."""
+        wanted = self.config.mapping
+        if not self.through_generator:
+            return {}
+        if wanted.decoder == "study":
+            return dict.fromkeys(wanted.layers, self.config.decoding.model)
+        odd = [depth for depth in wanted.layers if f"activation-{depth}" not in MODELS]
+        if odd:
+            raise UserError(
+                f"there is no activation model of layer {odd[0]}: take mapping.layers among "
+                f"{', '.join(map(str, PAPER_LAYERS))}, or mapping.decoder = 'study'"
+            )
+        return {depth: f"activation-{depth}" for depth in wanted.layers}
 
     def step(self, subject: str) -> Step:
         """Occlude, infer, give each voxel its layer, and count layers by region.
@@ -100,7 +125,7 @@ class BrainMaps:
             "seed": seed,
         }
         if self.through_generator:
-            settings |= {"model": self.config.decoding.model, "truncation": self.config.stimuli.truncation}
+            settings |= {"models": list(self.models.values()), "truncation": self.config.stimuli.truncation}
         inputs = (
             self.layout.subject(subject, "desc-masked_zmaps.safetensors"),
             self.layout.subject(subject, "trials.tsv"),
@@ -112,8 +137,10 @@ class BrainMaps:
         return Step(f"map_sub-{subject}", 1, settings, inputs, files.paths, partial(self._work, subject, mask, seed))
 
     def _decoder_files(self, subject: str) -> tuple[Path, ...]:
-        model = self.config.decoding.model
-        return tuple(self.layout.decoded(subject, model, f"decoder.{kind}") for kind in ("safetensors", "json"))
+        files = ("decoder.safetensors", "decoder.json")
+        return tuple(
+            self.layout.decoded(subject, name, file) for name in sorted(set(self.models.values())) for file in files
+        )
 
     def _atlas_file(self) -> tuple[Path, ...]:
         own = self.config.mapping.region_image
@@ -171,12 +198,13 @@ class BrainMaps:
         for old in kept:
             if old != folder:
                 shutil.rmtree(old)
+        read = {name: read_decoder(self.layout.decoded(subject, name, "decoder")) for name in set(self.models.values())}
         readout = GeneratorReadout(
             self.generator,
             self.activations.layers,
             self.config.mapping.side,
             self.config.stimuli.truncation,
-            read_decoder(self.layout.decoded(subject, self.config.decoding.model, "decoder")),
+            {depth: read[name] for depth, name in self.models.items()},
             folder,
             self.side_by_side,
             self.progress,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class GeneratorReadout:
-    """The study's decoder, seen through the generator.
+    """Decoders of latents, seen through the generator.
 
     Attributes
     ----------
@@ -46,7 +46,8 @@ class GeneratorReadout:
         Of the centre crops, px.
     truncation : float
         Of the stimuli.
-    decoder : FittedDecoder
+    decoders : dict of int to FittedDecoder
+        Depth -> the decoder whose latents go through the generator; layers of the same one share a pass.
     folder : pathlib.Path
         Where finished units are kept until all are.
     side_by_side : callable, optional
@@ -59,7 +60,7 @@ class GeneratorReadout:
     layers: dict[int, str]
     side: int
     truncation: float
-    decoder: FittedDecoder
+    decoders: dict[int, FittedDecoder]
     folder: Path
     side_by_side: SideBySide | None = None
     progress: Progress | None = None
@@ -72,56 +73,61 @@ class GeneratorReadout:
         Raises
         ------
         UserError
-            When decoder, generator and voxels do not fit together.
+            When a decoder, the generator and voxels do not fit together.
         """
-        self.decoder.require_generator(self.generator)
-        self.decoder.require_voxels(trials.voxels, self.decoder.shape, self.decoder.affine)
-        problem = self._problem(trials, around)
+        problems = self._problems(trials, around)
         facts: dict[str, Any] = {}
         if second_order:
-            found, agreement = occlude_to_second_order([problem], seed=seed, exact=self._exact)
+            found, agreement = occlude_to_second_order(problems, seed=seed, exact=self._exact)
             facts = {
                 "second_order_same_layer": round(agreement.same_layer, 4),
                 "second_order_checked": agreement.n_centres,
                 "second_order_holds": agreement.holds,
             }
-            if not agreement.holds:
-                found = self._every(problem)
-        else:
-            found = self._every(problem)
-        blind = self._blind(problem, trials)
-        layers = [self._facts(problem, depth, name, blind[name]) for depth, name in self.layers.items()]
+        if not second_order or not facts["second_order_holds"]:
+            found = {}
+            for problem in problems:
+                found |= self._occluded(problem, "all")
+        of_layer = {name: problem for problem in problems for name in problem.crops.layers}
+        blind: dict[str, Array] = {}
+        for problem in problems:
+            blind |= self._blind(problem, trials)
+        layers = [self._facts(of_layer[name], depth, name, blind[name]) for depth, name in self.layers.items()]
         return [found[name] for name in self.layers.values()], layers, facts
 
-    def _problem(self, trials: DecodingTrials, around: Neighbourhoods) -> GeneratorOcclusion:
-        crops = LayerCrops(
-            self.generator,
-            list(self.layers.values()),
-            self.side,
-            space=self.decoder.latent_space,
-            truncation=self.truncation,
-        )
+    def _problems(self, trials: DecodingTrials, around: Neighbourhoods) -> list[GeneratorOcclusion]:
+        """Return a problem for each decoder, with the layers that are its."""
+        groups: dict[int, list[int]] = {}
+        for depth in self.layers:
+            groups.setdefault(id(self.decoders[depth]), []).append(depth)
+        return [self._problem(trials, around, depths) for depths in groups.values()]
+
+    def _problem(self, trials: DecodingTrials, around: Neighbourhoods, depths: Sequence[int]) -> GeneratorOcclusion:
+        decoder = self.decoders[depths[0]]
+        decoder.require_generator(self.generator)
+        decoder.require_voxels(trials.voxels, decoder.shape, decoder.affine)
+        names = [self.layers[depth] for depth in depths]
+        space = decoder.latent_space
+        crops = LayerCrops(self.generator, names, self.side, space=space, truncation=self.truncation)
         x = trials.test_z
         away = x - trials.training_z.mean(0, dtype=np.float64)
         variances = activation_variances(crops, trials.training_latents)
-        latents = np.asarray(self.decoder.predict(x), np.float64)
-        shifts = latent_shifts(self.decoder.coef, away, around)
+        latents = np.asarray(decoder.predict(x), np.float64)
+        shifts = latent_shifts(decoder.coef, away, around)
         return occlusion_problem(crops, latents, trials.test_latents, shifts, variances)
-
-    def _every(self, problem: GeneratorOcclusion) -> dict[str, NDArray[Any]]:
-        return self._occluded(problem, "all")
 
     def _exact(self, problem: GeneratorOcclusion, centres: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
         """Do a sample exactly; samples grow, so each has a folder by its size and first centre."""
         return self._occluded(problem.only(centres), f"sample-{len(centres)}-{int(centres[0])}")
 
     def _occluded(self, problem: GeneratorOcclusion, name: str) -> dict[str, NDArray[Any]]:
-        results = FileResults(self.folder / name)
+        layers = problem.crops.layers
+        results = FileResults(self.folder / f"{'+'.join(layers)}-{name}")
         found = occlude_through_generator(
             problem, results=results, progress=self.progress, side_by_side=self.side_by_side
         )
         # Files give arrays back in the order of their names.
-        return {layer: found[layer] for layer in self.layers.values()}
+        return {layer: found[layer] for layer in layers}
 
     def _blind(self, problem: GeneratorOcclusion, trials: DecodingTrials) -> dict[str, Array]:
         """Similarity of each true activation with that of the mean training latent."""

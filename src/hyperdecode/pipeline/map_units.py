@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = ["FileResults", "SideBySide", "crew"]
 SideBySide = Callable[[Callable[[Unit], Arrays], Sequence[Unit]], Iterable[tuple[Unit, Arrays]]]
 PATIENCE_S = 30
 """How long a scheduler has to answer."""
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def crew(n: int = 1, scheduler: str = "") -> Iterator[SideBySide | None]:
         LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
+        client.wait_for_workers(n)
         client.run(set_threads, share)
         yield _SideBySide(client)
 
@@ -112,16 +115,41 @@ class _SideBySide:
     client: Any
 
     def __call__(self, run: Callable[[Unit], Arrays], units: Sequence[Unit]) -> Iterator[tuple[Unit, Arrays]]:
-        """Yield units as they end. Dask does those of a worker that dies again, elsewhere."""
-        from dask.distributed import as_completed
+        """Yield units as they end. Those of a worker that dies are done again elsewhere.
 
-        if not units:
-            return
-        # The problem travels once to each worker, not with each unit.
+        Raises
+        ------
+        UserError
+            When units are lost with their workers again and again.
+        """
+        left = list(units)
+        for _ in range(ATTEMPTS):
+            if not left:
+                return
+            lost: list[Unit] = []
+            yield from self._round(run, left, lost)
+            left = lost
+        if left:
+            raise UserError(
+                f"{len(left)} units of work were lost with their workers {ATTEMPTS} times: give workers more memory, "
+                "or start fewer of them; finished units are kept"
+            )
+
+    def _round(
+        self, run: Callable[[Unit], Arrays], units: list[Unit], lost: list[Unit]
+    ) -> Iterator[tuple[Unit, Arrays]]:
+        from dask.distributed import KilledWorker, as_completed
+
+        # The problem travels once to each worker, not with each unit; it is gone when all that hold it are.
         shared = self.client.scatter(run, broadcast=True, hash=False)
         futures = {self.client.submit(_run, shared, unit, pure=False): unit for unit in units}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            try:
+                arrays = future.result()
+            except (CancelledError, KilledWorker):
+                lost.append(futures[future])
+                continue
+            yield futures[future], arrays
             future.release()
 
 

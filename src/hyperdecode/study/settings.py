@@ -290,6 +290,9 @@ class MappingSettings(Settings):
     """How activations are decoded: not at all (no maps), by ridge straight from voxels to each layer (linear), or by
     the study's decoder and the generator, as in the paper (generator; hours on a CPU), the same to second order with a
     sample done exactly to see that it holds (second-order)."""
+    decoder: Literal["study", "activation"] = "study"
+    """Whose latents pass the generator: the study's decoder's, or, as in the paper, those of a model for each layer
+    that was trained on that layer's activation (decoders activation-4, -9, -14, -19)."""
     layers: Annotated[
         tuple[Annotated[int, Field(ge=1, le=19)], ...],
         Field(strict=False, min_length=2),
