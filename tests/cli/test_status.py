@@ -1,6 +1,8 @@
 """``hyperdecode status`` and ``hyperdecode run --dry-run`` as their user meets them."""
 
+import errno
 import json
+import os
 import shutil
 import sys
 import warnings
@@ -101,3 +103,22 @@ def test_a_study_in_use_is_told_and_refused(program, study):
 def test_no_study(program, tmp_path):
     code, _, err = program("status", tmp_path)
     assert code == 2 and "it is no study" in err and err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(program, study, monkeypatch):
+    write_config(study, settings(evaluation={"n_permutations": 120}))
+    before = {path: data for path, data in contents(study).items() if path.parent.name != "records"}
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pandas.DataFrame.to_csv", full)
+        code, _, err = program("run", study, "--skip-failed")
+    assert code == 2 and err.count("\n") == 1 and err.startswith("Error: cannot write ")
+    assert f"No space left on device, in {Layout(study).derivatives / 'sub-01'} (" in err and "MB free)" in err
+    assert {path: data for path, data in contents(study).items() if path.parent.name != "records"} == before
+    found = json.loads(program("status", study, "--json")[1])["steps"]
+    one = next(step for step in found if step["step"] == "evaluate_sub-01_weighted-ridge")
+    assert one["state"] == "failed" and "No space left" in one["why"][0]
+    assert program("run", study)[0] == 0 and "9 fresh" in program("status", study)[1]

@@ -118,7 +118,7 @@ def test_a_living_process_of_this_host_keeps_it_however_silent(tmp_path):
 
 def test_a_half_written_lock_is_waited_for_and_then_forgotten(tmp_path):
     path = tmp_path / LOCK_NAME
-    path.write_text("")
+    path.write_bytes(b"\xff")
     with pytest.raises(UserError, match="a command that has just begun"):
         take(tmp_path).__enter__()
     os.utime(path, (0, 0))

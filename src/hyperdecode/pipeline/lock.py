@@ -2,7 +2,8 @@
 
 The lock is a file that is placed by a hard link, which is atomic on NFS too, and whose time of change is renewed as
 long as its holder works; `flock` is not used, for network file systems may ignore it. A process that died on this host
-is told by its number and time of birth, one of another host by a heartbeat that stopped.
+is told by its number and time of birth, one of another host (or of this one before it was booted anew) by a heartbeat
+that stopped.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class Held:
         UserError
             When somebody else holds the lock, or nobody does.
         """
-        self.lost = self.lost or not self._mine()
+        # While the file server is away nobody can take the lock; what the steps write will tell.
+        with suppress(OSError):
+            self.lost = self.lost or not self._mine()
         if self.lost:
             there = _read(self.path, time.time())
             who = "it was removed" if there is None else f"it is held by {there.words}"
@@ -227,10 +230,13 @@ def _take_over(ours: Path, path: Path, dead: Holder) -> bool:
 
 def _read(path: Path, now: float) -> Holder | None:
     try:
+        # Opening asks the file server anew, so that the time behind it is no remembered one.
+        text = path.read_bytes().decode("utf-8", "replace")
         beat = path.stat().st_mtime
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE):
+            return None
+        raise
     try:
         content = tomllib.loads(text)
     except ValueError:

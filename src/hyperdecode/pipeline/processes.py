@@ -22,9 +22,10 @@ class Process:
         Name of the machine.
     pid : int
     born : str
-        When it was started, as the system keeps it: on Linux the boot and the clock ticks since.
+        When it was started, as the system keeps it: on Linux in clock ticks since the boot.
     space : str
-        Where `pid` counts: containers on one host number their processes anew. Empty where there is no such thing.
+        Where `pid` counts, on Linux the boot and the namespace: containers on one host number their processes anew,
+        and two machines may bear one name. Empty elsewhere.
     """
 
     host: str
@@ -47,7 +48,7 @@ def this_process() -> Process:
 
 
 def is_alive(process: Process) -> bool | None:
-    """Say whether a process still works; None when it belongs to a machine that cannot be asked from here."""
+    """Say whether a process still works; None when it is of another machine, container or boot: it cannot be asked."""
     if (process.host, process.space) != (socket.gethostname(), _space()):
         return None
     return _born(process.pid) == process.born
@@ -55,7 +56,8 @@ def is_alive(process: Process) -> bool | None:
 
 def _space() -> str:
     try:
-        return str(Path("/proc/self/ns/pid").readlink())
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
 
@@ -66,10 +68,9 @@ def _born(pid: int) -> str | None:
         try:
             # The name stands in brackets and may hold anything; state is the first field behind it, start the 20th.
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         except OSError:
             return None
-        return None if fields[0] in "ZX" else f"{boot}+{fields[19]}"
+        return None if fields[0] in "ZX" else fields[19]
     asked = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
     state, _, start = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip().partition(" ")
     return None if not state or state.startswith("Z") else start.strip()
