@@ -6,7 +6,7 @@ QUICK ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-slow test-gpu lint bench clean
+.PHONY: demo test test-slow test-gpu fuzz lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -27,6 +27,9 @@ test-slow: $(VENV)/.installed  ## tests that take minutes
 
 test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+fuzz: $(VENV)/.installed  ## 20,000 harmed files through every reader, in processes of limited memory and time
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
 lint: $(VENV)/.installed  ## style, types and the import contract
 	$(BIN)/ruff check .

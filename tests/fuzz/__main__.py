@@ -86,7 +86,7 @@ class Worker:
 def fuzz(seed: int, total: int, only: str | None, as_json: bool) -> int:
     """Run all cases; return how many went wrong."""
     wrong = 0
-    for name, n in cases(seed, total, only).items():
+    for name, n in cases(total, only).items():
         start, worker = time.perf_counter(), Worker(name)
         n_refused, slowest, found = 0, 0.0, 0
         for number in range(n):

@@ -298,7 +298,7 @@ def _where(error: BaseException) -> str:
     return found
 
 
-def cases(seed: int, total: int, only: str | None = None) -> dict[str, int]:
+def cases(total: int, only: str | None = None) -> dict[str, int]:
     """Share a number of inputs among readers by their weight: reader -> inputs."""
     chosen = {name: target.share for name, target in TARGETS.items() if only is None or only in name}
     weight = sum(chosen.values())

@@ -278,6 +278,11 @@ def _zeros(megabytes: int) -> bytes:
     return gzip.compress(b"\0" * (megabytes * 2**20), 1)
 
 
+@cache
+def _deflated(size: int) -> bytes:
+    return zlib.compress(b"\0" * size, 1)
+
+
 def nifti_bomb(rng, data, _):
     """A small gzip stream that unpacks to much: as values, as a header extension, as what comes after the values."""
     if rng.integers(8):  # each takes as long as a hundred others
@@ -334,7 +339,7 @@ def png_chunks(rng, data, _):
     elif kind == 1 and len(chunks[0][1]) >= 13:
         chunks[0][1] = chunks[0][1][:8] + bytes(pick(rng, (0, 1, 2, 3, 4, 6, 8, 16, 255)) for _ in range(5))
     elif kind == 2:
-        bomb = zlib.compress(b"\0" * 2**26, 1)
+        bomb = _deflated(2**26)
         extra = pick(
             rng,
             (
@@ -357,7 +362,7 @@ def png_chunks(rng, data, _):
         chunks.insert(int(rng.integers(1, len(chunks) + 1)), extra)
     elif kind == 3:
         chunks[0][1] = struct.pack(">II", 4096, 4096) + chunks[0][1][8:]
-        chunks[1:] = [[b"IDAT", zlib.compress(b"\0" * 2**26, 1)], [b"IEND", b""]]
+        chunks[1:] = [[b"IDAT", _deflated(2**26)], [b"IEND", b""]]
     elif kind == 4:
         del chunks[int(rng.integers(len(chunks)))]
     elif kind == 5:

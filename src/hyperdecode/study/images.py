@@ -46,8 +46,8 @@ MAX_OFFSET = 256 * 2**20
 PIECE = 2**16
 DEFLATE_RATIO = 1040
 """Deflate makes at most 1,032 bytes of one: a header that asks for more than the file can hold is refused unread."""
-LIKELY_RATIO, ANY_RATIO_BYTES = 128, 2**28
-"""What unpacks to more than 256 MiB must not be packed more than 128 times: a mask may be, no series is."""
+LIKELY_RATIO, ANY_RATIO_BYTES = 128, 2**27
+"""What unpacks to more than 128 MiB must not be packed more than 128 times: a mask may be, no series is."""
 GRID_TOLERANCE = 1e-3
 
 
@@ -184,8 +184,8 @@ def open_image(path: Path) -> Any:
     affine = np.asarray(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(f"{path} has no usable affine (sform and qform): convert it again")
-    size, needed = path.stat().st_size, offset + math.prod(shape) * dtype.itemsize
-    ratio = LIKELY_RATIO if needed > ANY_RATIO_BYTES else DEFLATE_RATIO
+    size, values = path.stat().st_size, math.prod(shape) * dtype.itemsize
+    needed, ratio = offset + values, LIKELY_RATIO if values > ANY_RATIO_BYTES else DEFLATE_RATIO
     if offset > MAX_OFFSET or needed > size * (ratio if _compressed(path) else 1):
         raise _damaged(path, EOFError(f"{size} bytes, its header asks for {needed}"))
     return image

@@ -16,6 +16,7 @@ from safetensors.numpy import load, save_file
 
 from hyperdecode.errors import WeightFileError
 from hyperdecode.files import atomic_path
+from hyperdecode.weights.limits import shown
 from hyperdecode.weights.store import cache_dir
 
 __all__ = ["attributes_path", "boundary_name", "read_attribute_tensors", "read_boundary", "write_attribute_tensors"]
@@ -107,17 +108,19 @@ def read_attribute_tensors(data: bytes, source: str) -> dict[str, dict[str, dict
     """
     try:
         tensors = load(data)
-    except (SafetensorError, ValueError) as error:
-        raise WeightFileError(f"{source} is damaged ({error}): fit or import the attributes anew") from None
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise WeightFileError(f"{source} is damaged ({shown(str(error))}): fit or import the attributes anew") from None
     spaces: dict[str, dict[str, dict[str, Array]]] = {}
     for key, value in tensors.items():
         parts = key.split(".")
         if len(parts) != 3 or parts[2] not in PARTS or not np.isfinite(value).all():
-            raise WeightFileError(f"{source}: {key} is no attribute's normal, bias or scale, or not finite")
+            raise WeightFileError(f"{source}: {shown(key)} is no attribute's normal, bias or scale, or not finite")
         spaces.setdefault(parts[0], {}).setdefault(parts[1], {})[parts[2]] = value.astype(np.float32)
     for space, attributes in spaces.items():
         for name, found in attributes.items():
             shapes = [found[part].ndim if part in found else -1 for part in PARTS]
             if shapes != [1, 0, 0]:
-                raise WeightFileError(f"{source}: {space}.{name} lacks its normal, bias or scale: fit it anew")
+                raise WeightFileError(
+                    f"{source}: {shown(f'{space}.{name}')} lacks its normal, bias or scale: fit it anew"
+                )
     return spaces
