@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 
 from tests.fuzz.harness import Bench, Case, cases
+from tests.fuzz.mutators import prepare
 
 SECONDS = 5.0
 MEMORY = 2 * 2**30
@@ -86,6 +87,7 @@ class Worker:
 def fuzz(seed: int, total: int, only: str | None, as_json: bool) -> int:
     """Run all cases; return how many went wrong."""
     wrong = 0
+    prepare()
     for name, n in cases(total, only).items():
         start, worker = time.perf_counter(), Worker(name)
         n_refused, slowest, found = 0, 0.0, 0
