@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators import PGGAN, Generator, StyleGAN2, StyleGAN3, picture_latents
+from hyperdecode.generators.base import decoded_picture_latents
 from hyperdecode.weights.contents import WeightContents
 from hyperdecode.weights.layouts import stylegan2, stylegan3
 
@@ -232,3 +233,25 @@ def test_narrow_types_make_about_the_same_pictures(generator, dtype, allowed):
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-3), (torch.float16, 0.02), (torch.bfloat16, 0.08)])
 def test_a_gpu_makes_the_same_pictures_in_every_precision(generator, dtype, allowed):
     assert error_in(generator, dtype, "cuda") < allowed
+
+
+def test_decoded_latents_are_brought_back_among_faces(tiny_generator):
+    """The direction from the mean stays, the length is at most that of the generator's own faces."""
+    mean, sd = tiny_generator.w_statistics()
+    z = tiny_generator.sample(40, 3)
+    z[:20, 2:] = 0  # what responses tell of two dimensions alone
+    for truncation in (1.0, 0.6):
+        w = tiny_generator.to_w(z, truncation)
+        found = decoded_picture_latents(tiny_generator, z, truncation)
+        lengths, reach = ((found - mean) / sd).norm(dim=1), truncation * tiny_generator.latent_dim**0.5
+        assert lengths.max() <= reach * (1 + 1e-5)
+        torch.testing.assert_close(torch.cosine_similarity(found - mean, w - mean), torch.ones(40))
+        near = ((w - mean) / sd).norm(dim=1) < reach
+        assert near.any() and not near.all()
+        torch.testing.assert_close(found[near], w[near])
+
+
+def test_without_w_decoded_latents_stay_as_they_are(make_tiny_pggan_tensors):
+    generator = PGGAN(make_tiny_pggan_tensors(), "tiny-pggan")
+    z = generator.sample(3, 0)
+    assert decoded_picture_latents(generator, z) is z

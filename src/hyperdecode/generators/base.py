@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 
-__all__ = ["Generator", "picture_latents", "sample_z", "taken"]
+__all__ = ["Generator", "decoded_picture_latents", "picture_latents", "sample_z", "taken"]
 
 
 @runtime_checkable
@@ -92,6 +92,40 @@ def picture_latents(generator: Generator, z: Tensor, truncation: float = 1.0) ->
         w where the generator has it, else z.
     """
     return generator.to_w(z, truncation) if "w" in generator.spaces else z
+
+
+def decoded_picture_latents(generator: Generator, z: Tensor, truncation: float = 1.0) -> Tensor:
+    r"""Bring decoded latents z into the space that pictures are made from, no further out than faces lie there.
+
+    A decoded z is the little that responses tell of all its dimensions. A mapping network sees the direction of z
+    alone and takes it for a whole face, many standard deviations along what was decoded; the w that it makes has the
+    right direction and a length that no face has. It is brought back along its direction:
+
+    .. math::
+        w' = \mu + \min(1, t \sqrt d / \|(w - \mu) / \sigma\|) (w - \mu),
+
+    with mean and standard deviation of the generator's w, d dimensions and truncation t: the root mean square length
+    of the generator's own (truncated) faces.
+
+    Parameters
+    ----------
+    generator : Generator
+    z : Tensor, (n, latent_dim)
+    truncation : float
+
+    Returns
+    -------
+    Tensor, (n, latent_dim)
+        w where the generator has it, else z as it is.
+    """
+    found = picture_latents(generator, z, truncation)
+    if "w" not in generator.spaces:
+        return found
+    mean, sd = (value.to(found) for value in generator.w_statistics())
+    away = found - mean
+    length = torch.linalg.vector_norm(away / sd, dim=1, keepdim=True)
+    share: Tensor = (truncation * generator.latent_dim**0.5 / length.clamp_min(1e-12)).clamp_max(1)
+    return mean + away * share
 
 
 def sample_z(n: int, latent_dim: int, seed: int) -> Tensor:

@@ -90,7 +90,7 @@ class Analysis:
         """Pictures of the decoded latents at full resolution."""
         names = self.stimuli.names("test")
         outputs = tuple(self.layout.reconstruction(subject, model, name) for name in names)
-        settings = {"generator": self.generator.fingerprint, "space": self.config.decoding.space}
+        settings = {"generator": self.generator.fingerprint, "space": self.config.decoding.space} | self.space.drawn_by
         decoded = self.layout.decoded(subject, model, "latents.safetensors")
 
         def work() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.generators.attributes import AttributeNormals
-from hyperdecode.generators.base import Generator, picture_latents
+from hyperdecode.generators.base import Generator, decoded_picture_latents
 from hyperdecode.stimuli.pictures import to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.stimulus_set import StimulusSet
@@ -51,9 +53,14 @@ class LatentSpace:
         return found if found is not None and found.normals.shape[1] == self.generator.latent_dim else None
 
     def drawable(self, latents: NDArray[np.floating]) -> torch.Tensor:
-        """Return latents of this space as those that pictures are made from."""
+        """Return decoded latents of this space as those that pictures are made from."""
         tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
-        return picture_latents(self.generator, tensor, self.truncation) if self.space == "z" else tensor
+        return decoded_picture_latents(self.generator, tensor, self.truncation) if self.space == "z" else tensor
+
+    @property
+    def drawn_by(self) -> dict[str, Any]:
+        """Settings of steps that draw decoded latents, beside the generator: how they come to pictures."""
+        return {"brought_back": True} if self.space == "z" and "w" in self.generator.spaces else {}
 
     def average_face(self) -> NDArray[np.uint8]:
         """Make the picture that predicting zero stands for, (1, side, side, 3): the mean w's, where there is a w.

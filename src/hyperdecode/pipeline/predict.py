@@ -322,7 +322,7 @@ class _Prediction:
 
     def _draw_step(self, table: pd.DataFrame) -> Step:
         outputs = (*(self.folder / name for name in table["picture"]), self.sheet)
-        settings = {"generator": self.generator.fingerprint, "truncation": self.fitted.truncation}
+        settings = {"generator": self.generator.fingerprint, "truncation": self.fitted.truncation} | self.space.drawn_by
         return self._step("draw", (self.latents, self.table), outputs, settings, partial(self._draw, table))
 
     def _draw(self, table: pd.DataFrame) -> None:

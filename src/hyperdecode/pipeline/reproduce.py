@@ -20,7 +20,7 @@ from hyperdecode.decoding.rescale import match_norm
 from hyperdecode.errors import UserError
 from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.files import atomic_path
-from hyperdecode.generators.base import picture_latents
+from hyperdecode.generators.base import decoded_picture_latents, picture_latents
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
 from hyperdecode.pipeline.records import Step, refuse_other_settings, run_step
 from hyperdecode.pipeline.released import ReleasedSubject
@@ -120,18 +120,20 @@ class Reproduction(Reproduced):
             return Step(name, 1, self._drawn_with() | {"data": subject.sha256}, (subject.path,), paths, work)
         decoded = self.folder(subject.label, model) / "latents.safetensors"
         settings = self._drawn_with() | {"data": subject.sha256}
-        return Step(name, 2, settings, (decoded,), paths, lambda: self._draw(load_file(decoded)["drawn"], paths))
+        work = partial(self._draw_decoded, decoded, paths)
+        return Step(name, 3, settings, (decoded,), paths, work)
 
     def _drawn_with(self) -> dict[str, Any]:
         return {"generator": self.released.generator.fingerprint, "side": self.side}
 
-    def _pictures(self, latents: NDArray[np.floating]) -> Pictures:
-        """Pictures of latents z, a batch at a time."""
+    def _pictures(self, latents: NDArray[np.floating], decoded: bool = False) -> Pictures:
+        """Pictures of latents z, a batch at a time; decoded ones are brought back among faces where there is a w."""
         tensor = torch.from_numpy(np.ascontiguousarray(latents, np.float32))
         generator, made = self.released.generator, []
+        to_pictures = decoded_picture_latents if decoded else picture_latents
         with torch.inference_mode():
             for rows in torch.split(tensor, BATCH):
-                made.append(to_uint8(generator.images(picture_latents(generator, rows), resolution=self.side)))
+                made.append(to_uint8(generator.images(to_pictures(generator, rows), resolution=self.side)))
         return np.concatenate(made)
 
     def _average_face(self) -> Pictures:
@@ -142,10 +144,13 @@ class Reproduction(Reproduced):
         with torch.inference_mode():
             return to_uint8(generator.images(generator.w_statistics()[0][None], resolution=self.side))
 
-    def _draw(self, latents: NDArray[np.floating], paths: Sequence[Path]) -> None:
+    def _draw_decoded(self, decoded: Path, paths: Sequence[Path]) -> None:
+        self._draw(load_file(decoded)["drawn"], paths, decoded=True)
+
+    def _draw(self, latents: NDArray[np.floating], paths: Sequence[Path], decoded: bool = False) -> None:
         for start in range(0, len(paths), BATCH):
             some = slice(start, start + BATCH)
-            for path, picture in zip(paths[some], self._pictures(latents[some]), strict=True):
+            for path, picture in zip(paths[some], self._pictures(latents[some], decoded), strict=True):
                 write_picture(path, picture)
 
     def _decode_step(self, name: str, subject: ReleasedSubject, model: str) -> Step:
@@ -223,7 +228,7 @@ class Reproduction(Reproduced):
         }
         work = partial(self._score, subject, model, settings["seed"])
         outputs = (folder / "scores.tsv", folder / "faces.tsv")
-        return Step(name, 2, settings, (*inputs, *self._random_step().outputs), outputs, work)
+        return Step(name, 3, settings, (*inputs, *self._random_step().outputs), outputs, work)
 
     def _score(self, subject: ReleasedSubject, model: str, seed: int) -> None:
         folder = self.folder(subject.label, model)
@@ -234,9 +239,9 @@ class Reproduction(Reproduced):
             for paths in (self.faces(subject, model), self.faces(subject), self._random_step().outputs)
         )
         blind = {
-            "mean": self._pictures(mean[None]),
+            "mean": self._pictures(mean[None], decoded=True),
             "zero": self._average_face(),
-            "noise": self._pictures(matched_noise(drawn, 1, seed)[0]),
+            "noise": self._pictures(matched_noise(drawn, 1, seed)[0], decoded=True),
         }
         scorer = Scorer(self.released.network, self.settings.n_permutations, seed)
         judged = scorer.judged(predicted, true, mean, Faces(made, shown, random, blind))

@@ -167,7 +167,8 @@ class Reproduced:
             "The authors chose the voxels before the release: which trials that choice saw cannot be checked here.",
             "Released test responses are averages already, so that the unshrinking of averages is left out.",
             "Scores of latents are of predictions as they are. The paper's decoder is drawn as it predicts; those "
-            "of the others are first stretched to the length of training latents.",
+            "of the others are first stretched to the length of training latents. Where the generator has a space w, "
+            "decoded faces lie no further from its mean than the generator's own.",
         ]
         for one in self.released.subjects:
             if not one.kept.all():
