@@ -9,7 +9,7 @@ import shutil
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,8 +195,11 @@ class Bench:
             return dict(self.target.mend(files))  # type: ignore[arg-type]
         return files
 
-    def problem(self, case: Case) -> tuple[bool, str | None]:
-        """Run one case: whether it was refused, and what is wrong with what came of it, if anything."""
+    def problem(self, case: Case, ready: Callable[[], object] = lambda: None) -> tuple[bool, str | None]:
+        """Run one case: whether it was refused, and what is wrong with what came of it, if anything.
+
+        `ready` is called when the files lie there, before they are read.
+        """
         files = self.harmed(case)
         changed = {path: content for path, content in files.items() if self.files.get(path) is not content}
         for path in set(self.files) - set(files):
@@ -204,6 +207,7 @@ class Bench:
         for path, content in changed.items():
             _place(self.study / path, content)
         refused = False
+        ready()
         try:
             with warnings.catch_warnings(), watched(self.study, self.target.writes) as seen:
                 warnings.simplefilter("ignore")

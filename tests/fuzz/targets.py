@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes
+from hyperdecode.mapping.regions import RegionSet
+from hyperdecode.pipeline.map_regions import map_regions
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings, run_step
 from hyperdecode.study.bids import image_space, index_bids, iterate_volumes, load_run, read_events, read_image
 from hyperdecode.study.config import StudyConfig, read_config, write_config
@@ -30,12 +34,14 @@ from hyperdecode.study.images import repetition_time
 from hyperdecode.study.planned import read_plan, write_plan
 from hyperdecode.study.raw import write_dataset
 from hyperdecode.study.saved_decoder import read_decoder, write_decoder
+from hyperdecode.study.settings import MappingSettings
 from hyperdecode.study.shown import _mark_of
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture, read_stimuli
 from hyperdecode.study.transforms import read_matrices, read_warp, write_matrices, write_warp
 from hyperdecode.weights.boundaries import read_attribute_tensors, read_boundary, write_attribute_tensors
-from hyperdecode.weights.contents import WeightContents
+from hyperdecode.weights.contents import WeightContents, Weights
 from hyperdecode.weights.hyper_data import read_hyper_data
+from hyperdecode.weights.imported import imported_names, imported_summary, load_imported, save_imported
 from hyperdecode.weights.importing import convert, read_weights
 from hyperdecode.weights.limits import read_bytes
 from hyperdecode.weights.safetensors_files import read_header
@@ -54,8 +60,6 @@ class Program:
     """What must never run, in a pickle."""
 
     def __reduce__(self):
-        import os
-
         return os.system, (f"touch {CANARY}",)
 
 
@@ -522,6 +526,23 @@ def _read_fmriprep(folder: Path) -> None:
     intersect_masks([run.mask])
 
 
+# Regions that a user draws
+
+
+def _regions(folder: Path) -> None:
+    labels = np.arange(int(np.prod(SHAPE)), dtype=np.int16).reshape(SHAPE) % 5
+    nifti(folder / "labels.nii.gz", labels)
+    nifti(folder / "other" / "mask.nii.gz", np.ones(SHAPE, np.uint8))
+
+
+def _read_regions(folder: Path) -> None:
+    mask = nib.load(folder / "other" / "mask.nii.gz")
+    where = np.argwhere(np.asarray(mask.dataobj) > 0)
+    found = map_regions(folder, MappingSettings(region_image="labels.nii.gz"), mask, where, "areas")
+    assert isinstance(found, RegionSet) and len(found.names) > 0
+    assert all(isinstance(name, str) for name in found.names)
+
+
 # Records
 
 
@@ -570,6 +591,33 @@ def _read_weights(folder: Path) -> None:
     except UserError as error:
         if "no network known here" not in str(error):
             raise
+
+
+def _imported(folder: Path) -> None:
+    contents = {"conv.1.weight": np.ones((2, 3), np.float32), "conv.1.bias": np.zeros(2, np.float32)}
+    weights = Weights("pggan", "a layout", contents, {"size": 4}, "a licence")
+    with _cache(folder):
+        save_imported(weights, "mine", "mine.pkl", "a" * 64)
+
+
+@contextmanager
+def _cache(folder: Path) -> Iterator[None]:
+    before = os.environ.get("HYPERDECODE_CACHE")
+    os.environ["HYPERDECODE_CACHE"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("HYPERDECODE_CACHE")
+        if before is not None:
+            os.environ["HYPERDECODE_CACHE"] = before
+
+
+def _read_imported(folder: Path) -> None:
+    with _cache(folder):
+        assert set(imported_names()) <= {"mine"}
+        assert all(isinstance(text, str) for text in imported_summary("mine").values())
+        found = load_imported("mine")
+    assert all(np.isfinite(value).all() and value.dtype == np.float32 for value in found.tensors.values())
 
 
 def _zip_bomb(folder: Path) -> None:
@@ -641,6 +689,7 @@ TARGETS: dict[str, Target] = {
     "fmriprep": Target(
         _fmriprep, _read_fmriprep, {".json": "json", ".tsv": "tsv", "preproc_bold.nii.gz": "nii", "mask.nii.gz": "nii"}
     ),
+    "region image": Target(_regions, _read_regions, {"labels.nii.gz": "nii"}, share=0.5),
     "records": Target(_records, _read_records, {".toml": "toml"}, writes=True, share=0.5),
     "weights: torch zip": Target(_weights("torch zip"), _read_weights, IN_ONE),
     "weights: torch zip, deflated": Target(_zip_bomb, _read_weights, IN_ONE, share=0.5),
@@ -650,6 +699,7 @@ TARGETS: dict[str, Target] = {
     "weights: MXNet": Target(_weights("mxnet"), _read_weights, IN_ONE),
     "weights: Keras HDF5": Target(_weights("keras"), _read_weights, IN_ONE),
     "weights: safetensors": Target(_weights("safetensors"), _read_weights, IN_ONE),
+    "weights: imported": Target(_imported, _read_imported, {".safetensors": "safetensors"}, share=0.5),
     "released .dat": Target(_weights("hyper data"), _read_weights, IN_ONE),
     "boundaries": Target(_boundaries, _read_boundaries, {".npy": "npy", ".safetensors": "safetensors"}),
 }
