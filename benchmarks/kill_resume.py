@@ -4,7 +4,7 @@
 
 Each row is a fault, how many times it was tried, and what was lost:
 
-* ``kill -9`` of ``run`` at a random moment, then the same command again;
+* ``kill -9`` of ``run`` at a random moment of a random step, then the same command again;
 * a disk that is full at a random moment (a small tmpfs; needs root), then the same command with room;
 * a second ``run`` of the same study while the first is at work.
 
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,16 +52,18 @@ FORK = multiprocessing.get_context("fork")
 
 @dataclass
 class Row:
-    """One fault: how often it was tried, how often it struck in the middle of work, and what was lost."""
+    """One fault: how often it was tried, how often and at which steps it struck during work, what was lost."""
 
     fault: str
     tried: int = 0
     struck: int = 0
     lost: list[str] = field(default_factory=list)
+    at: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         lost = "nothing" if not self.lost else f"{len(self.lost)}: {'; '.join(self.lost[:5])}"
-        return f"{self.fault}: tried {self.tried} times, {self.struck} in the middle of work; lost: {lost}"
+        at = f" ({', '.join(f'{name} {n}' for name, n in self.at.most_common())})" if self.at else ""
+        return f"{self.fault}: tried {self.tried} times, {self.struck} in the middle of work{at}; lost: {lost}"
 
 
 class Analysis:
@@ -99,10 +102,11 @@ def contents(study: Path) -> dict[str, str]:
     }
 
 
-def finished(study: Path) -> set[str]:
-    """Return the steps whose record says that they came to their end."""
+def finished(study: Path, ended: bool = True) -> set[str]:
+    """Return the steps whose record says that they came to their end, or that they did not."""
     records = Layout(study).records
-    return {path.stem for path in records.glob("*.toml") if "key" in read_record(records, path.stem)}
+    names = [path.stem for path in records.glob("*.toml") if not path.name.startswith(".")]
+    return {name for name in names if ("key" in read_record(records, name)) == ended}
 
 
 class Trials:
@@ -126,7 +130,7 @@ class Trials:
         made = contents(study)
         if made != self.wanted:
             raise SystemExit(f"undisturbed analyses differ: {self._differences(made)}")
-        self.n_files = len(self.wanted)
+        self.n_files, self.n_steps = len(self.wanted), len(finished(study))
 
     @contextmanager
     def study(self) -> Iterator[Path]:
@@ -152,14 +156,18 @@ class Trials:
 
 
 def kills(trials: Trials, n: int) -> Row:
-    """Kill the analysis at moments spread over its whole time."""
+    """Kill the analysis at moments spread over all of its steps."""
     row = Row("kill -9 during run")
     for _ in range(n):
         with trials.study() as study:
             victim = Analysis(study, trials.generator)
-            time.sleep(trials.random.uniform(0, trials.seconds))
+            n_done = trials.random.randrange(trials.n_steps)
+            while victim.process.is_alive() and len(finished(study)) < n_done:
+                time.sleep(0.002)
+            time.sleep(trials.random.uniform(0, trials.seconds / trials.n_steps))
             victim.process.kill()
             row.struck += victim.end()[0] == "killed"
+            row.at.update([name.split("_")[0] for name in sorted(finished(study, False))] or ["between steps"])
             row.tried += 1
             trials.go_on(study, row)
     return row
@@ -265,7 +273,13 @@ def main() -> None:
         for fault, n in rows:
             row = fault(trials, n) if n else None
             if row is not None:
-                said = {"fault": row.fault, "tried": row.tried, "in_the_middle": row.struck, "lost": row.lost}
+                said = {
+                    "fault": row.fault,
+                    "tried": row.tried,
+                    "in_the_middle": row.struck,
+                    "at": row.at,
+                    "lost": row.lost,
+                }
                 print(json.dumps(said) if asked.json else row, flush=True)
 
 

@@ -166,7 +166,7 @@ class BrainMaps:
                 where[around.centres],
                 raw.layers,
                 permuted,
-                [one.name for one in layers],
+                [one.title for one in layers],
             )
         maps = SubjectMaps(
             mask,
