@@ -136,7 +136,10 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     assert said.stderr.startswith(f"Error: no study at {tmp_path}") and said.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "init", "stimuli", "simulate", "run", "report", "preprocess", "weights"])
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "init", "stimuli", "simulate", "run", "status", "report", "map", "preprocess", "weights"],
+)
 def test_help(program, command):
     code, overview, _ = program("--help")
     assert code == 0 and f" {command} " in overview

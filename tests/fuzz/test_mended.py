@@ -282,11 +282,18 @@ def test_stimuli_lie_in_their_folder(made, name):
     refused(read_stimuli, folder, words="outside its folder")
 
 
-def test_a_stimulus_is_no_link(made):
+def test_a_stimulus_may_be_a_link_into_the_study_but_not_out_of_it(made, tmp_path_factory):
+    """git-annex keeps pictures as links."""
     folder = made("stimuli")
     picture = folder / "stimuli" / "test-0001.png"
-    picture.rename(folder / "secret.png")
-    picture.symlink_to("../secret.png")
+    (folder / ".git").mkdir()
+    picture.rename(folder / ".git" / "object.png")
+    picture.symlink_to("../.git/object.png")
+    assert len(read_stimuli(folder).names("test")) > 0
+    secret = tmp_path_factory.mktemp("outside") / "secret.png"
+    (folder / ".git" / "object.png").rename(secret)
+    picture.unlink()
+    picture.symlink_to(secret)
     refused(read_stimuli, folder, words="absent or was changed")
 
 

@@ -17,7 +17,9 @@ def test_round_trip(tmp_path, name):
 def test_the_papers_numbers():
     config = preset("paper")
     assert config.evaluation.baselines == ("eigenfaces", "vaegan")
-    assert config.model_copy(update={"evaluation": StudyConfig().evaluation}) == StudyConfig()
+    assert config.mapping.readout == "linear"
+    plain = StudyConfig()
+    assert config.model_copy(update={"evaluation": plain.evaluation, "mapping": plain.mapping}) == plain
     stimuli, timing, viewing = config.stimuli, config.timing, config.viewing
     assert (stimuli.n_train, stimuli.n_test, stimuli.test_repeats, stimuli.size) == (1050, 36, 14, 224)
     assert (timing.t_r, timing.on + timing.off, config.bold.n_voxels, len(config.subjects)) == (1.5, 4.5, 4096, 2)

@@ -25,6 +25,7 @@ from hyperdecode import __version__
 from hyperdecode.errors import UserError
 from hyperdecode.files import remove_leftovers, sha256_file, write_text
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
+from hyperdecode.study.reading import read_regular
 
 __all__ = [
     "Digest",
@@ -42,6 +43,8 @@ PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel")
 """Packages whose versions a record names; they are told, and make nothing stale."""
 NAMED = 3
 """Files or settings of a kind that are named one by one when it is told why a step is stale."""
+LARGEST_RECORD = 4 * 2**20
+"""Bytes; a record of a whole-brain study takes some thousand."""
 WRITES_WITHIN = 3600.0
 """Seconds within which a process that still writes a file has touched it."""
 
@@ -179,10 +182,10 @@ def refuse_other_settings(step: Step, records: Path) -> None:
     if not there:
         return
     try:
-        was = tomllib.loads((records / f"{step.name}.toml").read_text(encoding="utf-8")).get("settings", {})
+        was = _read(records / f"{step.name}.toml").get("settings", {})
     except FileNotFoundError:
         raise UserError(f"{there[0]} exists without a record of how it was made: use --force or another OUT") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{records / step.name}.toml is not readable: use --force or give another OUT") from error
     now = _plain(step.settings)
     changed = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
@@ -203,9 +206,13 @@ def read_record(records: Path, name: str) -> dict[str, Any]:
     whether its ``process`` lives), ``"failed"`` with an ``error``, or ``"stopped"`` by its user.
     """
     try:
-        return tomllib.loads((records / f"{name}.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _read(records / f"{name}.toml")
+    except (OSError, ValueError, RecursionError):
         return {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(read_regular(path, LARGEST_RECORD).decode("utf-8"))
 
 
 def time_stamp(when: datetime | None = None) -> str:

@@ -228,7 +228,9 @@ def read_stimuli(study: Path) -> StimulusSet:
         if _latent_hash(z[latent], w[latent]) != latent_sha256:
             raise UserError(f"{folder / MANIFEST} binds {name} to another latent than it was made from: {again}")
         path = folder / name
-        if path.is_symlink() or not path.is_file() or sha256_file(path) != sha256:
+        # Links are how git-annex keeps files: into the study they may lead, not out of it.
+        inside = path.resolve().is_relative_to(folder.parent.resolve())
+        if not inside or not path.is_file() or sha256_file(path) != sha256:
             raise UserError(f"{path} is absent or was changed since the manifest was written: {again}")
     return StimulusSet(folder, manifest, z, w, settings)
 
