@@ -78,6 +78,7 @@ def test_every_fit_of_a_study_is_on_record_and_kept_to_training_trials(analysed)
         ("stretch of averages", "scatter"),
         ("posterior", "train"),
         ("noise of the posterior", "scatter"),
+        ("learning curve", "train"),
         ("attribute axes", "outside"),
     ]
     assert found.clean and not found.leaked
@@ -146,7 +147,7 @@ def test_a_table_that_was_changed_proves_nothing(study):
     table = pd.read_csv(trials_of(study), sep="\t")
     table.assign(onset=0.0).to_csv(trials_of(study), sep="\t", index=False)
     notes = [record.note for record in certificate(study).records if record.role == "unknown"]
-    assert len(notes) == 4 and set(notes) == {"the table of trials was changed since"}
+    assert len(notes) == 5 and set(notes) == {"the table of trials was changed since"}
     trials_of(study).unlink()
     assert all(record.role in ("unknown", "outside") for record in certificate(study).records)
     with pytest.raises(UserError, match="no table of trials"):

@@ -38,7 +38,8 @@ def test_exported_pictures_are_those_of_the_averaged_generator(tmp_path, n):
     z = noise(5, 6, seed=8)
     expected = trainer.samples(z)
     assert float(expected.std()) > 0.05
-    torch.testing.assert_close(generator.images(z), expected, atol=1e-5, rtol=1e-5)
+    # Of the largest value: float32 rounds sums of terms as large as that.
+    torch.testing.assert_close(generator.images(z), expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
     # The plain pass of the class, taken with gradients, and a length of z that must not matter.
     torch.testing.assert_close(
         generator.images((7 * z).requires_grad_()).detach(),

@@ -191,11 +191,11 @@ class BrainMaps:
         """Occlude with the readout that is asked for: losses and facts of each layer, facts for the record."""
         if not self.through_generator:
             return (*self._linear(trials, around, seed), {})
-        kept = [path for path in self.layout.derivatives.glob(f"work/map_sub-{subject}_*")]
-        files = [sha256_file(path) for path in self.step(subject).inputs]
-        key = sha256_bytes(repr((sorted(self.step(subject).settings.items()), files)).encode())[:12]
+        step = self.step(subject)
+        files = [sha256_file(path) for path in step.inputs]
+        key = sha256_bytes(repr((sorted(step.settings.items()), files)).encode())[:12]
         folder = self.layout.derivatives / "work" / f"map_sub-{subject}_{key}"
-        for old in kept:
+        for old in self.layout.derivatives.glob(f"work/map_sub-{subject}_*"):
             if old != folder:
                 shutil.rmtree(old)
         read = {name: read_decoder(self.layout.decoded(subject, name, "decoder")) for name in set(self.models.values())}
@@ -227,7 +227,7 @@ class BrainMaps:
             ridge.fit(z, seen, roles=trials.training_roles, groups=trials.training_stimuli)
             readout = readout_of_activations(ridge, x, ridge.compress(test[tested], seen))
             losses.append(occlude_linear(readout, away, around, progress=self._told(place, len(found), len(around))))
-            layers.append(_layer_facts(depth, self.activations.layers[depth], readout, float(ridge.alpha_), ridge))
+            layers.append(_layer_facts(depth, self.activations.layers[depth], readout, float(ridge.alpha_)))
         return losses, layers
 
     def _told(self, place: int, n: int, each: int) -> Progress | None:
@@ -262,7 +262,7 @@ def neighbourhoods_of(where: NDArray[np.integer[Any]], affine: Array, wanted: An
     return ball_neighbourhoods(where, affine, wanted.size_mm / 2, wanted.stride)
 
 
-def _layer_facts(depth: int, name: str, readout: LinearReadout, alpha: float, ridge: ActivationRidge) -> LayerFacts:
+def _layer_facts(depth: int, name: str, readout: LinearReadout, alpha: float) -> LayerFacts:
     """Similarity of each test face's predicted and true activation, beside that of the mean training activation."""
     own = similarity(np.diagonal(readout.squared_distances), readout.n_features, readout.variance)
     # Coordinates are deviations from the mean training activation.
