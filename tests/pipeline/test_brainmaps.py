@@ -356,3 +356,15 @@ def test_each_layer_may_have_its_activation_model(study, tmp_path, tiny_generato
         np.testing.assert_allclose(faces[f"depth_{depth}"], expected, rtol=1e-3)
     with pytest.raises(UserError, match="no activation model of layer 6"):
         _ = maps(own, tiny_generator, configured(readout="generator", decoder="activation")).models
+
+
+def test_an_atlas_that_does_not_fit_is_refused_before_the_work(study, tmp_path, tiny_generator, monkeypatch):
+    import nibabel as nib
+
+    away = np.eye(4)
+    away[:3, 3] = 2000
+    nib.save(nib.Nifti1Image(np.ones((5, 5, 5), np.int16), away), tmp_path / "far.nii.gz")
+    found = maps(study, tiny_generator, configured(region_image=str(tmp_path / "far.nii.gz")))
+    monkeypatch.setattr(BrainMaps, "_losses", lambda *_: pytest.fail("occluded in vain"))
+    with pytest.raises(UserError, match="none of 100 voxels has a label"):
+        found.step("01").work()

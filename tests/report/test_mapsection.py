@@ -26,6 +26,12 @@ def test_words_of_a_map_with_nothing_in_it_say_so():
     assert "no otherwise than" in words and "p = 0.4000" in words
 
 
+def test_words_tell_whether_second_order_held():
+    facts = FACTS | {"second_order_checked": 256, "second_order_same_layer": 0.9961, "second_order_holds": True}
+    assert "To second order 99.6% of 256 neighbourhoods" in map_words(LAYERS, facts)
+    assert "all were occluded exactly" in map_words(LAYERS, facts | {"second_order_holds": False})
+
+
 def test_words_without_regions_say_why():
     words = map_words(LAYERS, FACTS | {"regions": "Regions are those of an atlas: name one."})
     assert words.endswith("name one.") and "correlation" not in words

@@ -23,12 +23,13 @@ from hyperdecode.mapping.linear_occlusion import occlude_linear, similarity
 from hyperdecode.mapping.map_inference import MapInference, max_statistic, permuted_layers
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods, ball_neighbourhoods, cube_neighbourhoods
 from hyperdecode.mapping.readout import LinearReadout, readout_of_activations
+from hyperdecode.mapping.regions import Partition, RegionSet
 from hyperdecode.pipeline.activations import Activations
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.map_files import LayerFacts, MapFiles, SubjectMaps
 from hyperdecode.pipeline.map_generator import GeneratorReadout
-from hyperdecode.pipeline.map_regions import region_tables
+from hyperdecode.pipeline.map_regions import map_regions, region_tables
 from hyperdecode.pipeline.map_units import SideBySide
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.records import Step
@@ -153,21 +154,15 @@ class BrainMaps:
         where = np.stack(np.unravel_index(trials.voxels, mask.shape), axis=1)
         with noting_warnings() as noted:
             around = neighbourhoods_of(where, np.asarray(mask.affine), wanted)
+            # An atlas that does not fit is refused before the work, not after it.
+            regions = self._regions(mask, where[around.centres])
             losses, layers, facts = self._losses(subject, trials, around, seed)
             inference = max_statistic(
                 losses, wanted.n_permutations, wanted.alpha, seed, progress=self._told(3, 4, len(around))
             )
             raw, held = (inference.layer_map(wanted.standardise, thresholded=flag) for flag in (False, True))
             permuted = permuted_layers(losses, wanted.n_permutations, seed, wanted.standardise)
-            tables, region_facts = region_tables(
-                self.layout.study,
-                wanted,
-                mask,
-                where[around.centres],
-                raw.layers,
-                permuted,
-                [one.title for one in layers],
-            )
+            tables, region_facts = region_tables(regions, raw.layers, permuted, [one.title for one in layers])
         maps = SubjectMaps(
             mask,
             trials.voxels[around.centres],
@@ -184,6 +179,12 @@ class BrainMaps:
         for folder in self.layout.derivatives.glob(f"work/map_sub-{subject}_*"):
             shutil.rmtree(folder)
         return facts | region_facts | self._facts(trials, around, inference) | {"warnings": noted}
+
+    def _regions(self, mask: Any, where: NDArray[np.integer[Any]]) -> tuple[RegionSet, RegionSet] | None:
+        """Return groups and single areas of the centres; None where the mask has no place in an atlas."""
+        kinds: tuple[Partition, ...] = ("groups", "areas")
+        groups, areas = (map_regions(self.layout.study, self.config.mapping, mask, where, by) for by in kinds)
+        return None if groups is None or areas is None else (groups, areas)
 
     def _losses(
         self, subject: str, trials: DecodingTrials, around: Neighbourhoods, seed: int

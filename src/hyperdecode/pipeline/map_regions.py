@@ -72,10 +72,7 @@ def map_regions(
 
 
 def region_tables(
-    study: Path,
-    wanted: MappingSettings,
-    mask: Any,
-    where: NDArray[np.integer[Any]],
+    regions: tuple[RegionSet, RegionSet] | None,
     layers: NDArray[np.int8],
     permuted: NDArray[np.int8],
     layer_names: Sequence[str],
@@ -84,8 +81,8 @@ def region_tables(
 
     Parameters
     ----------
-    study, wanted, mask, where
-        As in `map_regions`.
+    regions : (RegionSet, RegionSet) or None
+        Groups and single areas, of `map_regions`.
     layers, permuted : arrays of int8, shapes (n_voxels,) and (n_permutations, n_voxels)
         Layer of each voxel, and under each permutation.
     layer_names : sequence of str
@@ -96,14 +93,12 @@ def region_tables(
     dict
         Facts for the record: p of the whole table, and the rank correlation of layer and order of regions.
     """
-    groups = map_regions(study, wanted, mask, where, "groups")
-    if groups is None:
+    if regions is None:
         return None, {
             "regions": "Regions are those of an atlas in MNI space, and this mask lies elsewhere: name "
             "mapping.region_image to count layers by region."
         }
-    areas = map_regions(study, wanted, mask, where, "areas")
-    assert areas is not None
+    groups, areas = regions
     tested = region_layer_test(layers, permuted, groups, layer_names)
     facts: dict[str, Any] = {
         "region_deviation_p": round(tested.p_deviation, 6),

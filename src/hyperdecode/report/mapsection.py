@@ -74,6 +74,12 @@ def map_words(layers: pd.DataFrame, facts: Mapping[str, Any]) -> str:
         f"Activations of {len(better)} of {len(layers)} layers are decoded better than their training mean "
         f"({', '.join(str(depth) for depth in better['depth']) or 'none'}). "
     )
+    if "second_order_checked" in facts:
+        words += (
+            f"To second order {float(facts['second_order_same_layer']):.1%} of {facts['second_order_checked']} "
+            "neighbourhoods that were occluded exactly get the same layer"
+            + (". " if facts["second_order_holds"] else ", too few: all were occluded exactly. ")
+        )
     if "region_deviation_p" in facts:
         words += (
             "Layers are spread over regions "
