@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import warnings
 from functools import lru_cache
 
 import nibabel as nib
@@ -11,7 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hyperdecode.cli import main, shared
 from hyperdecode.pipeline import simulate as simulating
 from hyperdecode.pipeline import validate as validating
 from hyperdecode.pipeline.schedule import make_schedule
@@ -22,19 +19,9 @@ SETTINGS = settings(voxel_size=10.0)
 
 
 @pytest.fixture
-def program(monkeypatch, capsys, tiny_generator):
-    """Call the program in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", *map(str, words)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        out, err = capsys.readouterr()
-        return leaving.value.code or 0, out, err
-
-    return call
+def program(called):
+    """Call the program: (exit code, stdout, stderr)."""
+    return called
 
 
 @pytest.fixture(scope="module", autouse=True)

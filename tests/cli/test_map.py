@@ -1,11 +1,9 @@
 """``hyperdecode map`` as its user meets it."""
 
-import sys
-import warnings
+from functools import partial
 
 import pytest
 
-from hyperdecode.cli import main, shared
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import read_stimuli
@@ -17,19 +15,9 @@ CONFIG = configured(readout="none")
 
 
 @pytest.fixture
-def program(monkeypatch, capsys, tiny_generator):
-    """Call the program in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", "map", *map(str, words)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        out, err = capsys.readouterr()
-        return leaving.value.code or 0, out, err
-
-    return call
+def program(called):
+    """Call the program: (exit code, stdout, stderr)."""
+    return partial(called, "map")
 
 
 @pytest.fixture(scope="module")

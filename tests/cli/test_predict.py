@@ -2,15 +2,13 @@
 
 import re
 import shutil
-import sys
-import warnings
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from hyperdecode.cli import main, shared
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import write_config
 from hyperdecode.study.stimulus_set import make_stimuli
@@ -21,19 +19,9 @@ pytestmark = pytest.mark.filterwarnings("default::hyperdecode.errors.DataWarning
 
 
 @pytest.fixture
-def program(monkeypatch, capsys, tiny_generator):
-    """Call the program in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", "predict", *map(str, words)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        out, err = capsys.readouterr()
-        return leaving.value.code or 0, out, err
-
-    return call
+def program(called):
+    """Call the program: (exit code, stdout, stderr)."""
+    return partial(called, "predict")
 
 
 @pytest.fixture(scope="module")

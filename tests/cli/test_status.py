@@ -4,13 +4,10 @@ import errno
 import json
 import os
 import shutil
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
 
-from hyperdecode.cli import main, shared
 from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.study.config import write_config
@@ -32,19 +29,9 @@ def study(analysed, tmp_path):
 
 
 @pytest.fixture
-def program(monkeypatch, capsys, tiny_generator):
-    """Call the program in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(shared, "study_generator", lambda *_: tiny_generator)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["hyperdecode", "--threads", "1", *map(str, words)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        with pytest.raises(SystemExit) as leaving:
-            main()
-        out, err = capsys.readouterr()
-        return leaving.value.code or 0, out, err
-
-    return call
+def program(called):
+    """Call the program: (exit code, stdout, stderr)."""
+    return called
 
 
 def contents(study):
