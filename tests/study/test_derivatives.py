@@ -23,6 +23,13 @@ def test_description(target):
     target.prepare()
 
 
+def test_a_data_set_without_a_name_is_called_as_told(tmp_path):
+    for name, said in (("my study", "hyperdecode: my study"), ("", "hyperdecode: raw")):
+        made = Derivatives(tmp_path / f"out {name}", tmp_path / "raw", name)
+        made.prepare()
+        assert json.loads((made.root / "dataset_description.json").read_text())["Name"] == said
+
+
 def test_folders_that_cannot_be_used(target, tmp_path):
     with pytest.raises(UserError, match="another data set"):
         Derivatives(tmp_path / "raw", tmp_path / "raw").prepare()

@@ -160,7 +160,7 @@ def predict(
         layout, config, stimuli, generator, subject, fitted, files, source, tuple(trial_types), average, fill_missing,
         folder, folder / "records" if out else layout.records, name, progress,
     )  # fmt: skip
-    Derivatives(layout.derivatives, study).prepare()
+    Derivatives(layout.derivatives, study, config.name).prepare()
     return work.run(pictures=pictures, force=force)
 
 

@@ -46,6 +46,10 @@ __all__ = ["report_step"]
 
 STRIP_FACES = 8
 DECODER_FILES = ("latents.safetensors", "decoder.safetensors", "decoder.json")
+TIMES = ("fit_seconds",)
+"""Facts that no two runs agree on; the report quotes none of them and does not hang on them."""
+AGAIN = "hyperdecode run STUDY  # the folder that this report lies in"
+"""Whatever the folder is called: the same study gives the same report anywhere."""
 PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel", "scikit-image")
 
 
@@ -71,12 +75,14 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         "config": analysis.config.model_dump(mode="json"),
         "version": hyperdecode.__version__,
         "facts": {
-            name: read_facts(layout.records, name) for chain in chains for name in _noting_steps(analysis, chain)
+            name: _quotable(read_facts(layout.records, name))
+            for chain in chains
+            for name in _noting_steps(analysis, chain)
         },
         "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 6, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
+    return Step("report", 7, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
 def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
@@ -97,6 +103,10 @@ def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
     ]
 
 
+def _quotable(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in TIMES}
+
+
 def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> None:
     layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
     stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
@@ -111,7 +121,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         notes=_study_notes(config, chains),
         versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()}
         | {name: version(name) for name in PACKAGES},
-        commands=[f"hyperdecode run {layout.study.name}"],
+        commands=[AGAIN],
         seed=config.seed,
         figures=[*_schedule(analysis, chains), _duplicates(analysis, checks)],
         table1=parts.table1(),

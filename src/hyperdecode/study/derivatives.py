@@ -31,10 +31,13 @@ class Derivatives:
         Made by `prepare` when missing.
     source : path-like
         The raw data set.
+    name : str
+        What it is called where it has no description of its own; by default as its folder.
     """
 
-    def __init__(self, root: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], source: str | os.PathLike[str], name: str = "") -> None:
         self.root, self.source = Path(root), Path(source)
+        self.name = name or self.source.name
 
     def prepare(self) -> None:
         """Make the folder and its description, before the first output.
@@ -50,7 +53,7 @@ class Derivatives:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             if not marker.exists():
-                write_json(marker, _description(self.source))
+                write_json(marker, _description(self.source, self.name))
             elif not os.access(self.root, os.W_OK):
                 raise PermissionError
         except OSError as error:
@@ -92,13 +95,13 @@ def _ours(marker: Path) -> bool:
         return False
 
 
-def _description(source: Path) -> dict[str, Any]:
+def _description(source: Path, otherwise: str) -> dict[str, Any]:
     try:
         name = load_json(source / MARKER)["Name"]
     except (OSError, ValueError, LookupError, TypeError):
         name = None
     return {
-        "Name": f"hyperdecode: {name if isinstance(name, str) else source.name}",
+        "Name": f"hyperdecode: {name if isinstance(name, str) else otherwise}",
         "BIDSVersion": "1.10.0",
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": "hyperdecode", "Version": hyperdecode.__version__}],
