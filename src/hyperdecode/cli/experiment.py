@@ -111,10 +111,10 @@ def _hints(texts: list[str]) -> list[str]:
 
 
 def _shown(study: Path, config: StudyConfig, made: StimulusSet, console: Console) -> None:
-    from hyperdecode.study.shown import write_shown
+    from hyperdecode.pipeline.stimuli import draw_shown
 
     with progress_bar("Fixation target", console) as update:
-        write_shown(study, config, made, progress=update)
+        draw_shown(study, config, made, progress=update)
     console.print(f"As shown, with the fixation target: {made.folder / 'shown'}", soft_wrap=True, highlight=False)
     console.print(f"Contact sheet: {made.folder / 'contact-sheet.jpg'}", soft_wrap=True, highlight=False)
 

@@ -38,10 +38,10 @@ def study_generator(config: StudyConfig, console: Console) -> Generator:
 
 def study_stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
     """Make the stimuli, or read those that are there, behind a progress bar."""
-    from hyperdecode.study.stimulus_set import make_stimuli
+    from hyperdecode.pipeline.stimuli import prepare_stimuli
 
     with progress_bar("Faces", console) as update:
-        return make_stimuli(study, config, generator, force=force, progress=update)
+        return prepare_stimuli(study, config, generator, force=force, progress=update)
 
 
 def check_pictures(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:

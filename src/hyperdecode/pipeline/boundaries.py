@@ -10,7 +10,9 @@ import torch
 from hyperdecode.errors import UserError
 from hyperdecode.generators.attribute_store import attribute_spaces, save_attributes
 from hyperdecode.generators.attributes import AttributeNormals
+from hyperdecode.generators.base import Generator
 from hyperdecode.generators.registry import load_generator
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.weights.boundaries import attributes_path, boundary_name, read_boundary
 
 __all__ = ["import_boundaries"]
@@ -36,13 +38,20 @@ def import_boundaries(files: Sequence[Path], generator: str, space: str, *, forc
     Raises
     ------
     UserError
-        When the generator lacks the space or an attribute is there already.
+        When the generator lacks the space, an attribute is there already, or another command changes its attributes.
     WeightFileError
         When a file is no boundary, or one of another number of dimensions.
     """
     network = load_generator(generator)
     if space not in network.spaces:
         raise UserError(f"{generator} has no latent space {space!r}: choose among {', '.join(network.spaces)}")
+    path = attributes_path(generator)
+    with study_lock(path, path.parent, f"{generator}.lock"):
+        _add(files, generator, network, space, force)
+        return attribute_spaces(generator)[space].names
+
+
+def _add(files: Sequence[Path], generator: str, network: Generator, space: str, force: bool) -> None:
     known = attribute_spaces(generator)
     have = {} if space not in known else _by_name(known[space])
     for file in files:
@@ -55,7 +64,6 @@ def import_boundaries(files: Sequence[Path], generator: str, space: str, *, forc
     normals, biases, scales = (torch.stack(parts) for parts in zip(*have.values(), strict=True))
     spaces = known | {space: AttributeNormals(tuple(have), normals, biases, scales, space)}
     save_attributes(attributes_path(generator), spaces, {"generator": network.fingerprint})
-    return attribute_spaces(generator)[space].names
 
 
 def _by_name(known: AttributeNormals) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -23,6 +23,7 @@ from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.bands import bands_of
 from hyperdecode.pipeline.decode import decoded_averages, fit_decoder, n_averaged
 from hyperdecode.pipeline.latents import LatentSpace, refuse_other_generator
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.pipeline.simulate import StimulusBank, simulate
@@ -88,7 +89,8 @@ def compare(
     Raises
     ------
     UserError
-        For an unknown model, a space that the generator does not have, or a ceiling out of range.
+        For an unknown model, a space that the generator does not have, a ceiling out of range, or when another
+        comparison of the study is at work.
     """
     refuse_other_generator(config, stimuli, generator)
     unknown = [name for name in models if name not in MODELS]
@@ -110,21 +112,23 @@ def compare(
             tell(what, done, n_steps)
         done += 1
 
-    for ceiling in ceilings:
-        noisy = _Noisy(out / f"ceiling-{ceiling:g}", _at(config, ceiling), stimuli, generator)
-        say(f"noise ceiling {ceiling:g}: simulating")
-        noisy.simulate(bank)
-        for subject in config.subjects:
-            say(f"noise ceiling {ceiling:g}: z-maps of sub-{subject}")
-            noisy.preprocess(subject)
-            for space in spaces:
-                for model in models:
-                    say(f"noise ceiling {ceiling:g}: {model} in {space}, sub-{subject}")
-                    run_step(noisy.step(subject, space, model), noisy.folder, noisy.layout.records)
-    table = _gathered(out)
-    write_table(out / "comparison.tsv", table)
-    with atomic_path(out / "comparison.png") as temporary:
-        temporary.write_bytes(comparison_figure(table))
+    with study_lock(out, out) as held:
+        for ceiling in ceilings:
+            noisy = _Noisy(out / f"ceiling-{ceiling:g}", _at(config, ceiling), stimuli, generator)
+            say(f"noise ceiling {ceiling:g}: simulating")
+            noisy.simulate(bank)
+            for subject in config.subjects:
+                say(f"noise ceiling {ceiling:g}: z-maps of sub-{subject}")
+                noisy.preprocess(subject)
+                for space in spaces:
+                    for model in models:
+                        held.check()
+                        say(f"noise ceiling {ceiling:g}: {model} in {space}, sub-{subject}")
+                        run_step(noisy.step(subject, space, model), noisy.folder, noisy.layout.records)
+        table = _gathered(out)
+        write_table(out / "comparison.tsv", table)
+        with atomic_path(out / "comparison.png") as temporary:
+            temporary.write_bytes(comparison_figure(table))
     return table
 
 

@@ -18,7 +18,7 @@ import tomllib
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from hyperdecode.files import atomic_path, write_text
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
 from hyperdecode.pipeline.records import time_stamp
 
-__all__ = ["ABANDONED_AFTER", "LOCK_NAME", "Held", "Holder", "holder", "study_lock"]
+__all__ = ["ABANDONED_AFTER", "LOCK_NAME", "PRESENT_LOCK", "Held", "Holder", "holder", "make_lock", "study_lock"]
 
 LOCK_NAME = "study.lock"
+PRESENT_LOCK = "present.lock"
+"""Held while a run is shown; it lets the analysis of what was shown before go on."""
 BEAT = 20.0
 """Seconds between two heartbeats."""
 ABANDONED_AFTER = 600.0
@@ -125,15 +127,17 @@ class Held:
 
 
 @contextmanager
-def study_lock(study: Path, records: Path) -> Iterator[Held]:
-    """Hold a study while the block works on it.
+def study_lock(study: Path, records: Path, name: str = LOCK_NAME) -> Iterator[Held]:
+    """Hold a study, or any folder that a command fills, while the block works on it.
 
     Parameters
     ----------
     study : pathlib.Path
         Named in messages.
     records : pathlib.Path
-        Folder of its records, where the lock lies.
+        Folder where the lock lies: of a study that of its records.
+    name : str
+        File of the lock; locks of different names do not exclude each other.
 
     Yields
     ------
@@ -150,11 +154,36 @@ def study_lock(study: Path, records: Path) -> Iterator[Held]:
     DataWarning
         When the lock of a process that died is taken over.
     """
-    held = _take(study, records / LOCK_NAME)
+    held = _take(study, records / name)
     try:
         yield held
     finally:
         held.release()
+
+
+@contextmanager
+def make_lock(study: Path, records: Path) -> Iterator[Held]:
+    """Hold a study against its analysis and against a presentation, while what both read is made.
+
+    Parameters
+    ----------
+    study, records : pathlib.Path
+        As for `study_lock`.
+
+    Yields
+    ------
+    Held
+        Of the study.
+
+    Raises
+    ------
+    UserError
+        When another command works on the study, or shows a run of it.
+    """
+    with ExitStack() as both:
+        held = both.enter_context(study_lock(study, records))
+        both.enter_context(study_lock(study, records, PRESENT_LOCK))
+        yield held
 
 
 def holder(records: Path) -> Holder | None:

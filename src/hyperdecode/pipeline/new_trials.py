@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.fmri.realign import align_to
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.records import Step, run_step
 from hyperdecode.pipeline.sources import BoldSource, KeptBold, Progress
 from hyperdecode.pipeline.spatial import Raw
@@ -196,7 +197,17 @@ class NewRuns:
         )
 
     def prepare(self) -> list[str]:
-        """Bring the new runs to the study's grid and model their trials; nothing of the study is estimated again."""
+        """Bring the new runs to the study's grid and model their trials; nothing of the study is estimated again.
+
+        Raises
+        ------
+        UserError
+            When the study was not analysed, or another command works on it.
+        """
+        with study_lock(self.layout.study, self.layout.records):
+            return self._prepare()
+
+    def _prepare(self) -> list[str]:
         source = self._source()
         singles = SingleTrials(self.layout, self.config.bold, source, EveryEvent())
         steps = [*source.steps(), *singles.steps()]

@@ -20,6 +20,7 @@ from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.files import atomic_path, sha256_file
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.latents import LatentSpace
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.new_trials import MapsFile, NewTrials, TrialSource, new_runs
 from hyperdecode.pipeline.prediction_sheet import MAX_ON_SHEET, prediction_sheet, thumbnail
@@ -135,7 +136,8 @@ def predict(
     Raises
     ------
     UserError
-        When there is no such decoder, it does not fit the generator or the maps, or other predictions are in the way.
+        When there is no such decoder, it does not fit the generator or the maps, other predictions are in the way, or
+        another command writes the same ones.
 
     Warns
     -----
@@ -161,7 +163,8 @@ def predict(
         folder, folder / "records" if out else layout.records, name, progress,
     )  # fmt: skip
     Derivatives(layout.derivatives, study, config.name).prepare()
-    return work.run(pictures=pictures, force=force)
+    with study_lock(folder, folder):
+        return work.run(pictures=pictures, force=force)
 
 
 def _decoder(layout: Layout, config: StudyConfig, subject: str, model: str) -> tuple[FittedDecoder, tuple[Path, Path]]:

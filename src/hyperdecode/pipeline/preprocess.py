@@ -17,6 +17,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import OutputError, atomic_path
 from hyperdecode.fmri.contrast import Contrast, contrast_zmap, find_peaks, parse_contrast
 from hyperdecode.fmri.mask import voxel_mask
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings
 from hyperdecode.pipeline.sources import KeptBold, Progress
 from hyperdecode.pipeline.spatial import Raw
@@ -115,7 +116,8 @@ def preprocess(
     Raises
     ------
     UserError
-        When the data cannot be used, or OUT cannot be written to or holds outputs made with other settings.
+        When the data cannot be used, or OUT cannot be written to, holds outputs made with other settings or is filled
+        by another command.
     """
     dataset = index_bids(bids_dir)
     asked = (bold or BoldSettings()).model_copy(update={"keep_bold": True})
@@ -134,7 +136,7 @@ def preprocess(
         if not force:
             subject.refuse_other_settings()
     Derivatives(target, dataset.root).prepare()
-    with workers(dataset.root, layout.records, n_workers) as crew:
+    with study_lock(target, layout.records), workers(dataset.root, layout.records, n_workers) as crew:
         return [run for subject in subjects for run in subject.work(crew, force, skip_failed, skipped)]
 
 

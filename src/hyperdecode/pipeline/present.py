@@ -17,6 +17,7 @@ import pandas as pd
 from hyperdecode import __version__
 from hyperdecode.errors import UserError
 from hyperdecode.files import write_text
+from hyperdecode.pipeline.lock import PRESENT_LOCK, study_lock
 from hyperdecode.pipeline.presented import (
     RUNNING,
     PresentedFiles,
@@ -33,6 +34,7 @@ from hyperdecode.presentation.record import Keys, OnsetErrors, Presented, Trigge
 from hyperdecode.presentation.screen import ESCAPE, Screen, SimulatedScanner
 from hyperdecode.presentation.sdl import SdlScreen, open_screen
 from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.layout import Layout
 from hyperdecode.study.planned import events_sidecar, read_plan
 from hyperdecode.study.raw import write_dataset
 from hyperdecode.study.stimulus_set import read_stimuli
@@ -152,25 +154,15 @@ def present(
     ------
     UserError
         When there is no such subject or run, no stimuli or schedule, no pygame or display, a key has no such name, a
-        picture does not fit, or the run was completed before.
+        picture does not fit, the run was completed before, or another command shows a run or changes what is shown.
     """
     _require_speed(speed, simulate_trigger)
-    job = _job(study, config, subject, run, simulate_trigger, speed)
-    if speed == 1:
-        require_free(job.files, simulated=simulate_trigger, force=force)
-    view = Viewing(**config.viewing.model_dump())
-    require_memory(len(job.names), view)
-    pictures = read_stimuli(study).pictures(job.names)
-    job.files.require_writable()
-    with _screen(config, view, windowed) as screen:
-        screen.message(["Preparing ..."])
-        refresh = screen.measure()
-        plan = _plan(job, refresh.period)
-        screen.prepare(pictures)
-        listen = listening_share(screen, refresh.period)
-        return _show(
-            job, screen, plan, _log(job, screen, refresh) | {"listening_share": listen}, say or (lambda _: None)
-        )
+    # Analysing what was shown before may go on meanwhile: it writes nothing that is read or written here.
+    with study_lock(study, Layout(study).records, PRESENT_LOCK):
+        job = _job(study, config, subject, run, simulate_trigger, speed)
+        if speed == 1:
+            require_free(job.files, simulated=simulate_trigger, force=force)
+        return _present(job, windowed, say or (lambda _: None))
 
 
 def check_display(config: StudyConfig, *, windowed: bool = False, n: int = CHECKED_FLIPS) -> DisplayCheck:
@@ -217,6 +209,20 @@ def _job(study: Path, config: StudyConfig, subject: str, run: int | None, simula
     planned = planned.assign(onset=planned["onset"] / speed, duration=planned["duration"] / speed)
     files = presented_files(study, config, subject, number, rehearsal=speed != 1)
     return _Job(study, config, subject, number, simulated, speed, files, planned)
+
+
+def _present(job: _Job, windowed: bool, say: Say) -> Session:
+    view = Viewing(**job.config.viewing.model_dump())
+    require_memory(len(job.names), view)
+    pictures = read_stimuli(job.study).pictures(job.names)
+    job.files.require_writable()
+    with _screen(job.config, view, windowed) as screen:
+        screen.message(["Preparing ..."])
+        refresh = screen.measure()
+        plan = _plan(job, refresh.period)
+        screen.prepare(pictures)
+        listen = listening_share(screen, refresh.period)
+        return _show(job, screen, plan, _log(job, screen, refresh) | {"listening_share": listen}, say)
 
 
 def _screen(config: StudyConfig, view: Viewing, windowed: bool) -> AbstractContextManager[SdlScreen]:

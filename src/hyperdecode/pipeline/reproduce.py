@@ -22,6 +22,7 @@ from hyperdecode.evaluation.blind import matched_noise
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import decoded_picture_latents, picture_latents
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
+from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.records import Step, refuse_other_settings, run_step
 from hyperdecode.pipeline.released import ReleasedSubject
 from hyperdecode.pipeline.released_scores import Faces, Scorer
@@ -72,16 +73,18 @@ class Reproduction(Reproduced):
         Raises
         ------
         UserError
-            When the folder holds something made with other settings or by something else.
+            When the folder holds something made with other settings or by something else, or another command fills it.
         """
         self._check()
         steps = self._steps()
         if not force:
             for step in steps:
                 refuse_other_settings(step, self.records)
-        for k, step in enumerate(steps):
-            self._say(k, len(steps), step.name)
-            run_step(step, self.out, self.records, force=force)
+        with study_lock(self.out, self.records) as held:
+            for k, step in enumerate(steps):
+                held.check()
+                self._say(k, len(steps), step.name)
+                run_step(step, self.out, self.records, force=force)
         self._say(len(steps), len(steps), "done")
         return pd.read_csv(self.out / "table1.tsv", sep="\t")
 

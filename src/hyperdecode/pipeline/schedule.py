@@ -11,15 +11,17 @@ import pandas as pd
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path
 from hyperdecode.fmri.efficiency import design_efficiency
+from hyperdecode.pipeline.lock import make_lock
 from hyperdecode.pipeline.presented import presented_files
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.report.schedulefigure import schedule_figure
 from hyperdecode.stimuli.schedule import ScanTime, scan_time
 from hyperdecode.study.config import StudyConfig
+from hyperdecode.study.layout import Layout
 from hyperdecode.study.planned import plan_path, write_plan
 from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Efficiency", "Schedule", "efficiency_of", "make_schedule"]
+__all__ = ["Efficiency", "Schedule", "efficiency_of", "make_schedule", "plan_schedule"]
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,16 @@ def make_schedule(
     ------
     UserError
         When there is a plan of other settings and `force` is not given, when a run of the old plan was shown in the
-        scanner, or the trials cannot be scheduled.
+        scanner, the trials cannot be scheduled, or another command works on the study or shows a run of it.
     """
+    with make_lock(study, Layout(study).records):
+        return plan_schedule(study, config, stimuli, subject, force=force)
+
+
+def plan_schedule(
+    study: Path, config: StudyConfig, stimuli: StimulusSet, subject: str, *, force: bool = False
+) -> Schedule:
+    """Do what `make_schedule` does, for one who holds the study already."""
     if force:
         _require_unseen(study, config, subject)
     seed = derived_seed(config.seed, "schedule", subject)

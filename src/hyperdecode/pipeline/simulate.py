@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.lock import Held, make_lock
 from hyperdecode.pipeline.presented import presented_files
 from hyperdecode.pipeline.records import Step, run_step
-from hyperdecode.pipeline.schedule import make_schedule
+from hyperdecode.pipeline.schedule import plan_schedule
 from hyperdecode.pipeline.seeds import derived_seed
 from hyperdecode.simulation.bold import simulate_run
 from hyperdecode.simulation.features import FeatureBank, picture_features
@@ -90,26 +91,37 @@ def simulate(
     Raises
     ------
     UserError
-        When the folder holds BOLD of a real scanner, or events of runs that a scanner triggered.
+        When the folder holds BOLD of a real scanner, or events of runs that a scanner triggered, or when another
+        command works on the study or shows a run of it.
     """
-    _refuse_real_data(study, config)
-    write_dataset(study, config, ORIGIN)
-    write_events_sidecar(study, config)
-    records = Layout(study).records
     bank = bank or StimulusBank(config, stimuli, generator)
     written = []
-    n_runs = config.schedule.n_runs
-    for index, label in enumerate(config.subjects):
-        make_schedule(study, config, stimuli, label)
-        steps = _Simulation(study, config, stimuli, bank, label).steps(generator)
-        ran = []
-        for done, step in enumerate(steps):
-            ran.append(run_step(step, study, records, force=force))
-            if progress:
-                progress(index * n_runs + done, len(config.subjects) * n_runs)
-        if any(ran):
-            written.append(label)
+    with make_lock(study, Layout(study).records) as held:
+        _refuse_real_data(study, config)
+        write_dataset(study, config, ORIGIN)
+        write_events_sidecar(study, config)
+        n_runs, n_subjects = config.schedule.n_runs, len(config.subjects)
+        for index, label in enumerate(config.subjects):
+            plan_schedule(study, config, stimuli, label)
+            steps = _Simulation(study, config, stimuli, bank, label).steps(generator)
+            tell = partial(_tell, progress, index * n_runs, n_subjects * n_runs)
+            if _simulate_subject(study, steps, held, force, tell):
+                written.append(label)
     return written
+
+
+def _simulate_subject(study: Path, steps: list[Step], held: Held, force: bool, tell: Callable[[int], None]) -> bool:
+    ran = []
+    for done, step in enumerate(steps):
+        held.check()
+        ran.append(run_step(step, study, Layout(study).records, force=force))
+        tell(done)
+    return any(ran)
+
+
+def _tell(progress: Progress | None, before: int, total: int, done: int) -> None:
+    if progress:
+        progress(before + done, total)
 
 
 class StimulusBank:
