@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from hyperdecode.evaluation.classification import classify_blocks, find_blocks
+from hyperdecode.pipeline.peak_memory import process_peak
 from hyperdecode.pipeline.preprocess import PreprocessedRun, preprocess
 from hyperdecode.study.settings import BoldSettings
 
@@ -119,7 +119,7 @@ def main() -> None:
     print(f"{grid} mm, {n_voxels} voxels:")
     print(pd.DataFrame(c["confusion"], index=c["categories"], columns=c["categories"]).to_string())
     figures["seconds"] = time.perf_counter() - started
-    figures["peak_memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    figures["peak_memory_gb"] = process_peak() * 2**20 / 1e9
     print(f"{figures['seconds']:.0f} s, peak memory {figures['peak_memory_gb']:.2f} GB")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

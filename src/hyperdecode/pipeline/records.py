@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
-import sys
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +22,7 @@ import tomli_w
 from hyperdecode import __version__
 from hyperdecode.errors import UserError
 from hyperdecode.files import remove_leftovers, sha256_file, write_text
+from hyperdecode.pipeline.peak_memory import measured
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
 from hyperdecode.study.reading import read_regular
 
@@ -108,7 +107,8 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
     write_text(record, tomli_w.dumps(begun | {"state": "running", "settings": settings}))
     clock = time.perf_counter()
     try:
-        facts = step.work() or {}
+        with measured() as peak:
+            facts = step.work() or {}
     except BaseException as error:
         said = " ".join(f"{'' if isinstance(error, UserError) else f'{type(error).__name__}: '}{error}".split())
         ended = {"state": "failed" if isinstance(error, Exception) else "stopped", "error": said}
@@ -122,7 +122,8 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
         "python": platform.python_version(),
         "ended": time_stamp(),
         "seconds": round(time.perf_counter() - clock, 3),
-        "peak_memory_mb": _peak_memory(),
+        "peak_memory_mb": peak.mib,
+        "peak_memory_of": peak.of,
         "packages": _versions(),
         "settings": settings,
         "facts": _plain(facts),
@@ -284,12 +285,6 @@ def _short(value: Any, most: int = 60) -> str:
 @cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
-
-
-def _peak_memory() -> int:
-    """Most memory that this process has held so far, in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 def _name(path: Path, study: Path) -> str:
