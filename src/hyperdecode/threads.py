@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["default_threads", "set_threads", "usable_cores"]
+__all__ = ["default_threads", "one_thread_each", "set_threads", "usable_cores"]
 
 
 def usable_cores() -> int:
@@ -43,3 +46,26 @@ def set_threads(n: int | None = None) -> int:
     threadpool_limits(limits=count)
     torch.set_num_threads(count)
     return count
+
+
+@contextmanager
+def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool in which torch computes on one thread a worker, so that results do not hang on their number.
+
+    Convolutions of small batches are split among threads in ways that round differently. Whoever gives each worker
+    pieces of a fixed size gets the same bits from any number of workers.
+
+    Parameters
+    ----------
+    workers : int
+        At most; `default_threads` says how many there may be.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)

@@ -31,6 +31,7 @@ from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+from hyperdecode.threads import default_threads, one_thread_each
 from hyperdecode.weights.imported import imported_family, imported_names
 
 __all__ = ["SCORE_FILES", "Scoring"]
@@ -238,12 +239,17 @@ def _judged_features(
 
 
 def _features(network: FeatureNetwork, pictures: Pictures) -> NDArray[np.float64]:
-    rows = []
-    with torch.inference_mode():
-        for start in range(0, len(pictures), BATCH):
+    """Features (n, dim), the same bits by however many threads."""
+
+    def of_batch(start: int) -> NDArray[np.float64]:
+        # A thread of its own knows nothing of the caller's mode.
+        with torch.inference_mode():
             some = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
-            rows.append(network.features(some).double().numpy(force=True))
-    return np.concatenate(rows)
+            return network.features(some).double().numpy(force=True)
+
+    starts = range(0, len(pictures), BATCH)
+    with one_thread_each(min(default_threads(), len(starts))) as pool:
+        return np.concatenate(list(pool.map(of_batch, starts)))
 
 
 def _dimensions(found: dict[str, Latents]) -> pd.DataFrame:
