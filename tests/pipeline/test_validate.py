@@ -1,7 +1,14 @@
 """What the program writes is BIDS by the official validator, and mistakes are found and named."""
 
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from hashlib import md5
 
 import nibabel as nib
 import pandas as pd
@@ -90,6 +97,67 @@ def test_the_official_validator_finds_planted_mistakes(study, validator):
     assert any("no-such-face.png" in line or "STIMULUS_FILE_MISSING" in line for line in said), said
 
 
+def git(folder, *words, given=""):
+    """Call git on a data set: what it says."""
+    command = ["git", "-C", folder, "-c", "user.name=x", "-c", "user.email=x", *words]
+    return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def absent_at(folder, host):
+    """Make a data set of git-annex whose one sidecar lies on a host that the data set names."""
+    git(folder, "init", "-q")
+    key, uuid = f"SHA256E-s100--{'a' * 64}.json", "1" * 8
+    first, second = md5(key.encode()).hexdigest()[:3], md5(key.encode()).hexdigest()[3:6]
+
+    def blob(text):
+        return git(folder, "hash-object", "-w", "--stdin", given=text)
+
+    def tree(*entries):
+        return git(folder, "mktree", given="".join(f"{kind} {name}\t{path}\n" for kind, name, path in entries))
+
+    where = blob(f"1s {uuid}:V +v1#x.json\n")
+    remote = blob(f"{uuid} name=x type=S3 host={host} bucket=bucket publicurl=yes\n")
+    inner = tree(("040000 tree", tree(("100644 blob", where, f"{key}.log.rmet")), second))
+    root = tree(("100644 blob", remote, "remote.log"), ("040000 tree", inner, first))
+    git(folder, "update-ref", "refs/heads/git-annex", git(folder, "commit-tree", root, "-m", "x"))
+    (folder / "dataset_description.json").write_text('{"Name": "x", "BIDSVersion": "1.10.0"}')
+    anat = folder / "sub-01" / "anat"
+    anat.mkdir(parents=True)
+    (anat / "sub-01_T1w.json").symlink_to(f"../../.git/annex/objects/aa/bb/{key}/{key}")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="makes a data set of git-annex")
+def test_the_validator_asks_no_host_that_a_data_set_names(tmp_path, validator, monkeypatch):
+    asked = []
+
+    def listen(server):
+        with suppress(OSError):
+            while True:
+                asked.append(server.accept()[0].close())
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=listen, args=(server,), daemon=True).start()
+        absent_at(tmp_path, f"127.0.0.1:{server.getsockname()[1]}")
+        found = bids_findings(tmp_path)
+        assert any("FILE_READ" in one.text for one in errors(found)) and not asked
+        # It would have asked.
+        monkeypatch.setattr(module, "ALLOWED", (*module.ALLOWED, "--allow-net"))
+        assert len(bids_findings(tmp_path)) == len(found) and asked
+
+
+def test_the_validator_may_read_no_more(tmp_path, validator):
+    program = tmp_path / "program.js"
+    program.write_text(
+        "const tried = [() => Deno.writeTextFileSync('new', ''), () => new Deno.Command('git').outputSync(),"
+        " () => Deno.connect({port: 1})]; for (const one of tried) { try { await one(); console.log('done') }"
+        " catch (error) { console.log(error.name) } }"
+    )
+    command = [*module._validator()[:-1], program]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, env=os.environ)
+    assert said.stdout.split() == ["NotCapable"] * 3, said
+    assert [path.name for path in tmp_path.iterdir()] == ["program.js"]
+
+
 def test_events_are_held_against_the_stimuli(study):
     assert study_findings(study, OWN) == []
     path = func(study, 1, "events.tsv")
@@ -137,16 +205,14 @@ def test_without_the_validator_one_line_says_what_to_install(own, monkeypatch):
 
 @pytest.mark.parametrize("call", ["print('no json')", "raise RuntimeError('no deno here')", "print('{}')"])
 def test_a_validator_that_fails_is_said_in_one_line(own, monkeypatch, call):
-    monkeypatch.setattr(module, "find_spec", lambda _: object())
-    monkeypatch.setattr(module, "CALL", call)
+    monkeypatch.setattr(module, "_validator", lambda: [sys.executable, "-c", call])
     with pytest.raises(UserError, match=r"the BIDS validator gave no result for .*run it by hand") as refused:
         bids_findings(own)
     assert "\n" not in str(refused.value)
 
 
 def test_a_validator_that_hangs_is_stopped(own, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda _: object())
-    monkeypatch.setattr(module, "CALL", "import time; time.sleep(60)")
+    monkeypatch.setattr(module, "_validator", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
     monkeypatch.setattr(module, "TIMEOUT_S", 1)
     with pytest.raises(UserError, match="took more than 1 s"):
         bids_findings(own)

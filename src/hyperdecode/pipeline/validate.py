@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from hyperdecode.study.stimulus_set import StimulusSet, read_stimuli
 __all__ = ["Finding", "bids_findings", "study_findings"]
 
 MODULE = "bids_validator_deno"
-CALL = f"import sys; from {MODULE} import cli; sys.argv[0] = 'bids-validator'; cli()"
+PROGRAM = "bids-validator.js"
+ALLOWED = ("--no-prompt", "--no-config", "--no-remote", "--allow-read", "--allow-env")
+"""What the validator may do. By itself it also asks hosts that a git-annex data set names for files that are absent,
+may write, and may start git."""
 TIMEOUT_S = 3600
 
 
@@ -42,7 +46,7 @@ class Finding:
 
 
 def bids_findings(study: Path) -> list[Finding]:
-    """Run the official validator (the PyPI package bids-validator-deno) over the raw data.
+    """Run the official validator (the PyPI package bids-validator-deno) over the raw data; it may read, no more.
 
     Parameters
     ----------
@@ -58,9 +62,7 @@ def bids_findings(study: Path) -> list[Finding]:
     UserError
         When the validator is not installed, or says nothing that can be read.
     """
-    if find_spec(MODULE) is None:
-        raise UserError('the BIDS validator is not installed: pip install "hyperdecode[bids]"')
-    command = [sys.executable, "-c", CALL, str(study.resolve()), "--format", "json", "--max-rows", "-1"]
+    command = [*_validator(), str(study.resolve()), "--format", "json", "--max-rows", "-1"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
         issues = json.loads(done.stdout)["issues"]["issues"]
@@ -71,6 +73,17 @@ def bids_findings(study: Path) -> list[Finding]:
         raise UserError(f"the BIDS validator gave no result for {study} ({said}): run it by hand") from None
     found = [_finding(issue) for issue in issues]
     return sorted(found, key=lambda finding: (finding.severity != "error", finding.text, finding.where))
+
+
+def _validator() -> list[str]:
+    """Return the words that start the validator."""
+    spec = find_spec(MODULE)
+    if spec is None or spec.origin is None:
+        raise UserError('the BIDS validator is not installed: pip install "hyperdecode[bids]"')
+    program, deno = Path(spec.origin).with_name(PROGRAM), os.fsdecode(import_module("deno").find_deno_bin())
+    if not program.is_file():
+        raise UserError(f"{program} is not there, the BIDS validator is of another make: pip install {MODULE}==3.0.2")
+    return [deno, *ALLOWED, str(program)]
 
 
 def _finding(issue: dict[str, str]) -> Finding:
