@@ -83,6 +83,7 @@ def test_scaled_zeros_are_a_constant_and_zeros_are_nothing(path):
     save(path, values)
     refused(path, "nothing but zeros")
     refused(path, "nothing but zeros", in_memory=False)
+    np.testing.assert_array_equal(read_image(path, 4, blank=True).dataobj, values)
     patch(path, 112, np.array([1.0, 5.0], "<f4").tobytes())
     assert np.all(np.asarray(read_image(path, 4).dataobj) == 5)
     save(path, np.full(SHAPE, np.nan, np.float32))

@@ -165,7 +165,7 @@ class MapFiles:
         """Write layers and standardised losses on fsaverage5 too, for viewers of surfaces."""
         folder, titles = self.path("").parent, [layer.title for layer in maps.layers]
         for name in ("layers", "layersthresholded"):
-            image = read_image(self.path(f"desc-{name}_dseg.nii.gz"), n_dimensions=3)
+            image = read_image(self.path(f"desc-{name}_dseg.nii.gz"), n_dimensions=3, blank=True)
             found = label_surface_maps(image, name, titles, layer_colours(len(titles)), "no layer")
             write_surface_maps(found, folder, f"sub-{self.subject}", f"desc-{name}_dseg")
         z = read_image(self.path("desc-occlusion_z.nii.gz"), n_dimensions=4)

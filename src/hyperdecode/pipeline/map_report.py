@@ -39,7 +39,7 @@ def map_report(layout: Layout, config: StudyConfig, subject: str) -> MapReport |
     titles = [f"{row.depth} ({row.layer})" for row in layers.itertuples()]
     facts = read_facts(layout.records, f"map_sub-{subject}") | {"alpha": config.mapping.alpha}
     raw = read_image(files.path("desc-layers_dseg.nii.gz"), n_dimensions=3)
-    held = read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3)
+    held = read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3, blank=True)
     table = pd.read_csv(files.path("desc-layers_regions.tsv"), sep="\t")
     figures: list[Figure] = []
     if image_space(raw) == "mni":
@@ -97,7 +97,7 @@ def _figures(
 
 
 def _ceiling(layout: Layout, subject: str) -> list[Figure]:
-    image = read_image(MapFiles(layout, subject).path("desc-noiseceiling_map.nii.gz"), n_dimensions=3)
+    image = read_image(MapFiles(layout, subject).path("desc-noiseceiling_map.nii.gz"), n_dimensions=3, blank=True)
     values = np.asarray(image.dataobj)
     if not np.isfinite(values).any():
         return []

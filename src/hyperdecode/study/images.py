@@ -92,7 +92,7 @@ def check_grid(one: Any, path: Path, other: Any, other_path: Path) -> None:
         )
 
 
-def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True) -> Any:
+def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True, blank: bool = False) -> Any:
     """Read a NIfTI through, or say in one line why it cannot be used.
 
     Parameters
@@ -104,6 +104,8 @@ def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True) -> Any:
     in_memory : bool
         Return the data in memory. Otherwise a 4D file is read through all the same, a volume at a time, and its data
         stay on the disk (``image.dataobj`` is nibabel's proxy; `iterate_volumes` reads it in order).
+    blank : bool
+        Take one that is zero everywhere too: a map of what was found may show that nothing was.
 
     Returns
     -------
@@ -114,7 +116,7 @@ def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True) -> Any:
     ------
     UserError
         When the file is missing, cut off, damaged, not of real numbers, of other dimensions, without a usable affine,
-        or zero everywhere.
+        or zero everywhere and not `blank`.
     """
     image = open_image(path)
     shape = tuple(int(n) for n in image.shape)
@@ -130,7 +132,7 @@ def read_image(path: Path, n_dimensions: int, *, in_memory: bool = True) -> Any:
         anything = anything or bool(np.any(volume, where=np.isfinite(volume)))
         if stacked is not None:
             stacked[..., k] = volume
-    if not anything:
+    if not anything and not blank:
         raise UserError(f"{path} holds nothing but zeros: convert or copy it again")
     if stacked is None:
         return image
