@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from hyperdecode.errors import UserError
+from hyperdecode.pipeline.cluster import Where
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import StudyConfig
@@ -157,7 +158,7 @@ def test_kept_bold_gives_the_same_z(as_is, study, run):
 
 
 def test_two_workers_make_the_same_bytes(as_is, study, run):
-    assert run(study, with_bold(), "zmaps", n_workers=2).ran != []
+    assert run(study, with_bold(), "zmaps", where=Where(2)).ran != []
     for number in (1, 2):
         assert zmap(study, number).read_bytes() == zmap(as_is, number).read_bytes()
 

@@ -12,10 +12,11 @@ from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
 from hyperdecode.mapping.chunks import Unit
 from hyperdecode.pipeline.activations import PART, Activations
 from hyperdecode.pipeline.brainmaps import BrainMaps, neighbourhoods_of
+from hyperdecode.pipeline.cluster import Where, spreading
 from hyperdecode.pipeline.map_files import MapFiles
 from hyperdecode.pipeline.map_generator import GeneratorReadout
 from hyperdecode.pipeline.map_study import map_study
-from hyperdecode.pipeline.map_units import FileResults, crew
+from hyperdecode.pipeline.map_units import FileResults
 from hyperdecode.pipeline.records import read_facts, run_step
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.trials import read_trials
@@ -267,7 +268,7 @@ def test_a_killed_searchlight_goes_on_and_workers_give_the_same(study, tmp_path,
     seen = []
     again = through(study, tiny_generator, tmp_path / "b", progress=lambda done, total: seen.append(done))[-1][0]
     assert seen[0] == 1, "what was done is not done again"
-    with crew(2) as side_by_side:
+    with spreading(Where(2)) as side_by_side:
         apart = through(study, tiny_generator, tmp_path / "c", side_by_side=side_by_side)[-1][0]
     for mine, resumed, sent in zip(first, again, apart, strict=True):
         np.testing.assert_array_equal(mine, resumed)
@@ -281,12 +282,6 @@ def test_a_unit_that_was_cut_short_is_done_again(tmp_path):
     path = next(tmp_path.iterdir())
     path.write_bytes(path.read_bytes()[:-9])
     assert not results.has(unit) and not list(tmp_path.iterdir())
-
-
-def test_a_scheduler_that_is_not_there(monkeypatch):
-    monkeypatch.setattr("hyperdecode.pipeline.map_units.PATIENCE_S", 1)
-    with pytest.raises(UserError, match="no Dask scheduler answers at tcp"), crew(1, "tcp://127.0.0.1:9"):
-        pass
 
 
 def test_maps_by_themselves_and_in_the_report(study, tiny_generator):
@@ -320,7 +315,7 @@ def test_a_worker_that_dies_is_no_loss(tmp_path):
         return {"a": np.full(unit.shape, unit.first_centre, np.float32)}
 
     units = [Unit(at, at + 4, 0, 2) for at in range(0, 16, 4)]
-    with crew(2) as side_by_side:
+    with spreading(Where(2)) as side_by_side:
         found = dict(side_by_side(run, units))
     assert marker.exists() and set(found) == set(units)
     for unit, arrays in found.items():

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import Force, StudyFolder
+from hyperdecode.cli.shared import Force, Scheduler, Slurm, StudyFolder, WorkerCount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,9 @@ def decode(
             "dense, dense-no-decay, hyper-1 to hyper-5, activation-4, -9, -14, -19. Default: that of study.toml."
         ),
     ] = None,
+    workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     force: Force = False,
 ) -> None:
     """Decode an analysed study with another decoder: latents, faces, scores beside those of the study's own.
@@ -38,6 +41,7 @@ def decode(
     """
     from hyperdecode.decoding.models import MODELS
     from hyperdecode.errors import UserError
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.pipeline.run import decode_study
     from hyperdecode.study.config import read_config
     from hyperdecode.study.layout import Layout
@@ -64,6 +68,7 @@ def decode(
             generator,
             name,
             force=force,
+            where=Where(workers, scheduler, slurm),
             announce=announce,
             progress=lambda what, done, total: update(*steps, f"{what}, {done} of {total}"),
         )

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import StudyFolder
+from hyperdecode.cli.shared import Scheduler, Slurm, StudyFolder, WorkerCount
 
 if TYPE_CHECKING:
     from hyperdecode.pipeline.schedule import Schedule
@@ -34,6 +34,9 @@ def stimuli(
     check: Annotated[
         int, typer.Option(min=0, help="Make this many pictures again from their latents and compare (0: none).")
     ] = 8,
+    workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     force: Annotated[bool, typer.Option("--force", help="Replace stimuli that other settings made.")] = False,
 ) -> None:
     """Make the faces: seeded latents, pictures, and a manifest that binds each picture to its latent.
@@ -41,11 +44,12 @@ def stimuli(
     Beside the clean pictures lie copies as shown, with the fixation target, and a contact sheet. No test face may be a
     near-duplicate of a training face; that is checked here.
     """
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import read_config
 
     console, config = Console(), read_config(study)
     generator = shared.study_generator(config, console)
-    made = shared.study_stimuli(study, config, generator, console, force)
+    made = shared.study_stimuli(study, config, generator, console, force, Where(workers, scheduler, slurm))
     console.print(f"{len(made.manifest)} stimuli in {made.folder}", soft_wrap=True, highlight=False)
     if check:
         shared.check_pictures(made, generator, check, console)

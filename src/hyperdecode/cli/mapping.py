@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import Force, StudyFolder
+from hyperdecode.cli.shared import Force, Scheduler, Slurm, StudyFolder, WorkerCount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +28,9 @@ def map_layers(
             "that of study.toml, else linear."
         ),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, max=256, help="Processes that pass the generator side by side (Dask).")
-    ] = 1,
-    scheduler: Annotated[
-        str, typer.Option(help="Address of a running Dask scheduler whose workers do it, tcp://HOST:8786 say.")
-    ] = "",
+    workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     force: Force = False,
 ) -> None:
     """Map which layer of the generator each voxel tells most of: searchlight-occlusion, tests, regions.
@@ -41,6 +38,7 @@ def map_layers(
     Works on an analysed study. Maps are NIfTI files on the mask's grid and, in MNI space, GIFTI files on fsaverage5. A
     killed run goes on. To have maps in the report, set readout in [mapping] of study.toml and run the study again.
     """
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.pipeline.map_study import map_study
     from hyperdecode.study.config import read_config, with_mapping
     from hyperdecode.study.stimulus_set import read_stimuli
@@ -63,8 +61,7 @@ def map_layers(
             config,
             made,
             generator,
-            n_workers=workers,
-            scheduler=scheduler,
+            where=Where(workers, scheduler, slurm),
             force=force,
             announce=announce,
             progress=lambda done, total: update(*steps, f"{done} of {total}"),

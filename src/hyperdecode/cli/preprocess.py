@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hyperdecode.cli.shared import SkipFailed, WorkerCount
+from hyperdecode.cli.shared import Scheduler, SkipFailed, Slurm, WorkerCount
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +60,8 @@ def preprocess(
     smoothing: Annotated[float, typer.Option(min=0, help="FWHM in mm for the contrast; z-maps stay unsmoothed.")] = 5.0,
     skip_failed: SkipFailed = False,
     workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     force: Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")] = False,
 ) -> None:
     """Realign, normalise to MNI, estimate one z-map a trial, compare conditions.
@@ -69,6 +71,7 @@ def preprocess(
 
     Example: hyperdecode preprocess my_bids --contrast "face > other"
     """
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.pipeline.preprocess import preprocess as work
     from hyperdecode.study.config import bold_settings
 
@@ -105,7 +108,7 @@ def preprocess(
             smoothing_fwhm=smoothing,
             force=force,
             skip_failed=skip_failed,
-            n_workers=workers,
+            where=Where(workers, scheduler, slurm),
             progress=show,
             failed=failed,
         )

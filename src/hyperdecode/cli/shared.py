@@ -12,17 +12,35 @@ from hyperdecode.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
-__all__ = ["Force", "SkipFailed", "StudyFolder", "WorkerCount", "check_pictures", "study_generator", "study_stimuli"]
+__all__ = [
+    "Force",
+    "Scheduler",
+    "SkipFailed",
+    "Slurm",
+    "StudyFolder",
+    "WorkerCount",
+    "check_pictures",
+    "study_generator",
+    "study_stimuli",
+]
 
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
 SkipFailed = Annotated[
     bool, typer.Option("--skip-failed", help="Go on without runs of BOLD that cannot be used, and say which.")
 ]
-WorkerCount = Annotated[int, typer.Option(min=1, max=256, help="Processes that work on runs side by side (Dask).")]
+WorkerCount = Annotated[
+    int,
+    typer.Option(min=1, max=256, help="Processes that work side by side on this computer, sharing its cores (Dask)."),
+]
+Scheduler = Annotated[str, typer.Option(help="Or: address of a running Dask scheduler, tcp://HOST:8786 say.")]
+Slurm = Annotated[
+    Path | None, typer.Option(help="Or: TOML file that says which Slurm jobs to ask for (docs/cluster.md).")
+]
 
 
 def study_generator(config: StudyConfig, console: Console) -> Generator:
@@ -36,12 +54,20 @@ def study_generator(config: StudyConfig, console: Console) -> Generator:
     return load_generator(name)
 
 
-def study_stimuli(study: Path, config: StudyConfig, generator: Generator, console: Console, force: bool) -> StimulusSet:
+def study_stimuli(
+    study: Path,
+    config: StudyConfig,
+    generator: Generator,
+    console: Console,
+    force: bool,
+    where: Where | None = None,
+) -> StimulusSet:
     """Make the stimuli, or read those that are there, behind a progress bar."""
+    from hyperdecode.pipeline.cluster import HERE
     from hyperdecode.pipeline.stimuli import prepare_stimuli
 
     with progress_bar("Faces", console) as update:
-        return prepare_stimuli(study, config, generator, force=force, progress=update)
+        return prepare_stimuli(study, config, generator, force=force, where=where or HERE, progress=update)
 
 
 def check_pictures(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:

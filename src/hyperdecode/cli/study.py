@@ -10,11 +10,12 @@ from rich.console import Console
 
 from hyperdecode.cli import shared
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import Force, SkipFailed, StudyFolder, WorkerCount
+from hyperdecode.cli.shared import Force, Scheduler, SkipFailed, Slurm, StudyFolder, WorkerCount
 from hyperdecode.cli.status import show_plan
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
@@ -80,6 +81,8 @@ def run(
     ] = None,
     skip_failed: SkipFailed = False,
     workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which steps would run, in which order and why; do nothing.")
     ] = False,
@@ -90,6 +93,7 @@ def run(
     What the BOLD is (raw, fMRIPrep's output, z-maps made elsewhere) and how it is modelled stands in [bold] of
     study.toml. Raw BOLD is realigned and registered first.
     """
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
@@ -99,7 +103,8 @@ def run(
     if dry_run:
         show_plan(study, config, made, generator, console, step=step, force=force)
         return
-    _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, n_workers=workers)
+    where = Where(workers, scheduler, slurm)
+    _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, where=where)
 
 
 def report(study: StudyFolder, force: Force = False) -> None:
@@ -173,8 +178,9 @@ def _run(
     step: str | None = None,
     force: bool = False,
     skip_failed: bool = False,
-    n_workers: int = 1,
+    where: Where | None = None,
 ) -> None:
+    from hyperdecode.pipeline.cluster import HERE
     from hyperdecode.pipeline.run import run_study
     from hyperdecode.report.verdict import verdict
 
@@ -194,7 +200,7 @@ def _run(
             only=step,
             force=force,
             skip_failed=skip_failed,
-            n_workers=n_workers,
+            where=where or HERE,
             announce=announce,
             progress=lambda what, done, total: update(*steps, f"{what}, {done} of {total}"),
         )

@@ -27,10 +27,10 @@ from hyperdecode.mapping.regions import Partition, RegionSet
 from hyperdecode.pipeline.activations import Activations
 from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
+from hyperdecode.pipeline.flights import SideBySide
 from hyperdecode.pipeline.map_files import LayerFacts, MapFiles, SubjectMaps
 from hyperdecode.pipeline.map_generator import GeneratorReadout
 from hyperdecode.pipeline.map_regions import map_regions, region_tables
-from hyperdecode.pipeline.map_units import SideBySide
 from hyperdecode.pipeline.masking import MASK_NAMES
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.seeds import derived_seed
@@ -63,7 +63,7 @@ class BrainMaps:
     progress : callable, optional
         Called with (done, in all) of stimuli or centres.
     side_by_side : callable, optional
-        Runs units of work on a cluster (`hyperdecode.pipeline.map_units.crew`).
+        Runs units of work on a cluster (`hyperdecode.pipeline.flights.Cluster.each`).
     """
 
     layout: Layout
@@ -71,7 +71,7 @@ class BrainMaps:
     stimuli: StimulusSet
     generator: Generator
     progress: Progress | None = None
-    side_by_side: SideBySide | None = None
+    side_by_side: SideBySide[Any, Any] | None = None
 
     @property
     def activations(self) -> Activations:

@@ -22,8 +22,9 @@ from hyperdecode.mapping.generator_occlusion import (
 from hyperdecode.mapping.linear_occlusion import similarity
 from hyperdecode.mapping.neighbourhoods import Neighbourhoods
 from hyperdecode.mapping.second_order import occlude_to_second_order
+from hyperdecode.pipeline.flights import SideBySide
 from hyperdecode.pipeline.map_files import LayerFacts
-from hyperdecode.pipeline.map_units import FileResults, SideBySide
+from hyperdecode.pipeline.map_units import FileResults, on_their_gpus
 from hyperdecode.pipeline.trials import DecodingTrials
 from hyperdecode.study.fitted_decoder import FittedDecoder
 
@@ -51,7 +52,7 @@ class GeneratorReadout:
     folder : pathlib.Path
         Where finished units are kept until all are.
     side_by_side : callable, optional
-        Runs units (`hyperdecode.pipeline.map_units.crew`).
+        Runs units (`hyperdecode.pipeline.flights.Cluster.each`).
     progress : callable, optional
         Called with units done and all units.
     """
@@ -62,7 +63,7 @@ class GeneratorReadout:
     truncation: float
     decoders: dict[int, FittedDecoder]
     folder: Path
-    side_by_side: SideBySide | None = None
+    side_by_side: SideBySide[Any, Any] | None = None
     progress: Progress | None = None
 
     def losses(
@@ -123,9 +124,8 @@ class GeneratorReadout:
     def _occluded(self, problem: GeneratorOcclusion, name: str) -> dict[str, NDArray[Any]]:
         layers = problem.crops.layers
         results = FileResults(self.folder / f"{'+'.join(layers)}-{name}")
-        found = occlude_through_generator(
-            problem, results=results, progress=self.progress, side_by_side=self.side_by_side
-        )
+        spread = None if self.side_by_side is None else on_their_gpus(self.side_by_side)
+        found = occlude_through_generator(problem, results=results, progress=self.progress, side_by_side=spread)
         # Files give arrays back in the order of their names.
         return {layer: found[layer] for layer in layers}
 

@@ -11,10 +11,10 @@ import pandas as pd
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.brainmaps import BrainMaps
+from hyperdecode.pipeline.cluster import HERE, Where, spreading
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.map_files import MapFiles
-from hyperdecode.pipeline.map_units import crew
 from hyperdecode.pipeline.records import read_facts, run_step
 from hyperdecode.report.mapsection import map_words
 from hyperdecode.study.config import StudyConfig
@@ -51,8 +51,7 @@ def map_study(
     stimuli: StimulusSet,
     generator: Generator,
     *,
-    n_workers: int = 1,
-    scheduler: str = "",
+    where: Where = HERE,
     force: bool = False,
     announce: Callable[[str, int, int, bool], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -63,8 +62,8 @@ def map_study(
     ----------
     study, config, stimuli, generator, force, announce
         As for `hyperdecode.pipeline.run.run_study`; ``config.mapping`` says how.
-    n_workers, scheduler
-        What passes the generator side by side (`hyperdecode.pipeline.map_units.crew`).
+    where : Where
+        Where decoded latents pass the generator; everything else is done here.
     progress : callable, optional
         Called with what is done of a step and all of it.
 
@@ -82,7 +81,7 @@ def map_study(
         raise UserError("mapping.readout is none: choose linear, generator or second-order")
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    with study_lock(study, layout.records) as held, crew(n_workers, scheduler) as side_by_side:
+    with study_lock(study, layout.records) as held, spreading(where) as side_by_side:
         maps = BrainMaps(layout, config, stimuli, generator, progress, side_by_side)
         steps = [step for _, step in (*maps.shared(), *(one for label in config.subjects for one in maps.steps(label)))]
         made = {path for step in steps for path in step.outputs}

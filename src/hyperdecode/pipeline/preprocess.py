@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import OutputError, atomic_path
 from hyperdecode.fmri.contrast import Contrast, contrast_zmap, find_peaks, parse_contrast
 from hyperdecode.fmri.mask import voxel_mask
+from hyperdecode.pipeline.cluster import HERE, Where
+from hyperdecode.pipeline.flights import TellFromWorker
 from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings
 from hyperdecode.pipeline.sources import KeptBold, Progress
@@ -72,7 +74,7 @@ def preprocess(
     smoothing_fwhm: float = 5.0,
     force: bool = False,
     skip_failed: bool = False,
-    n_workers: int = 1,
+    where: Where = HERE,
     progress: Progress | None = None,
     failed: dict[str, str] | None = None,
 ) -> list[PreprocessedRun]:
@@ -101,10 +103,10 @@ def preprocess(
         Make everything again, over existing outputs.
     skip_failed : bool
         Go on without runs that cannot be used; they are added to `failed`.
-    n_workers : int
-        Processes that work on runs side by side (Dask).
+    where : Where
+        Where the steps of runs are done; those that do not wait for each other are done side by side.
     progress : callable, optional
-        Called with (what, done, to do); not with several workers.
+        Called with (what, done, to do).
     failed : dict, optional
         Filled with what stopped each run that was skipped.
 
@@ -126,7 +128,7 @@ def preprocess(
     skipped: dict[str, str] = {} if failed is None else failed
     target = Path(out) if out is not None else dataset.root / "derivatives" / "hyperdecode"
     layout = Layout(dataset.root, target)
-    say = None if n_workers > 1 else progress
+    say = progress if where.here or progress is None else TellFromWorker()
     subjects = [
         _Subject(layout, asked, [run for run in dataset.runs if run.subject == label], contrast, smoothing_fwhm, say)
         for label in dataset.subjects
@@ -136,8 +138,38 @@ def preprocess(
         if not force:
             subject.refuse_other_settings()
     Derivatives(target, dataset.root).prepare()
-    with study_lock(target, layout.records), workers(dataset.root, layout.records, n_workers) as crew:
-        return [run for subject in subjects for run in subject.work(crew, force, skip_failed, skipped)]
+    with study_lock(target, layout.records), workers(dataset.root, layout.records, where, progress) as crew:
+        redone: dict[str, None] = {}
+        while (bad := _attempt(crew, subjects, force, redone, progress)) is not None:
+            subject, run, error = bad
+            subject.leave_out(run, error, skip_failed, skipped)
+            force = False
+        return [subject.result(run, redone) for subject in subjects for run in subject.runs]
+
+
+def _attempt(
+    crew: Workers, subjects: list[_Subject], force: bool, redone: dict[str, None], say: Progress | None
+) -> tuple[_Subject, BoldRun, UserError] | None:
+    """Do all steps; return the run that stopped them, if one did."""
+    steps = {step.name: (kind, subject, step) for subject in subjects for kind, step in subject.steps()}
+    totals, n_done = Counter(kind for kind, _, _ in steps.values()), Counter[str]()
+    failed = None
+    for done in crew.run([step for _, _, step in steps.values()], force=force):
+        kind, subject, _ = steps[done.step.name]
+        if done.error is not None:
+            failed = failed or (subject, subject.run_of(done.step), done.error)
+            continue
+        if done.ran:
+            redone[f"{kind}:{done.step.name}"] = None
+        n_done[kind] += 1
+        if say:
+            say(kind if done.ran else f"{kind}: up to date", n_done[kind], totals[kind])
+    if failed is None:
+        return None
+    subject, run, error = failed
+    if run is None:
+        raise error
+    return subject, run, error
 
 
 class _Subject:
@@ -163,41 +195,19 @@ class _Subject:
                 if not any(self.layout.records.glob(f"*_{run.stem}.toml")):
                     load_run(run, in_memory=False)
             except UserError as error:
-                self._leave_out(run, error, skip_failed, skipped)
+                self.leave_out(run, error, skip_failed, skipped)
 
     def refuse_other_settings(self) -> None:
         """Refuse to write over outputs of other settings before the first minute of work."""
-        for _, step in self._steps():
+        for _, step in self.steps():
             refuse_other_settings(step, self.layout.records)
 
-    def work(self, crew: Workers, force: bool, skip_failed: bool, skipped: dict[str, str]) -> list[PreprocessedRun]:
-        """Do the steps; a run that fails is left out where that is wanted, and the rest is done without it."""
-        redone: dict[str, None] = {}
-        while (bad := self._attempt(crew, force, redone)) is not None:
-            run, error = bad
-            if run is None:
-                raise error
-            self._leave_out(run, error, skip_failed, skipped)
-            force = False
-        return [self._result(run, redone) for run in self.runs]
+    def run_of(self, step: Step) -> BoldRun | None:
+        """Return the run that a step works on; None for a step of the subject."""
+        return next((run for run in self.runs if step.name.endswith(f"_{run.stem}")), None)
 
-    def _attempt(self, crew: Workers, force: bool, redone: dict[str, None]) -> tuple[BoldRun | None, UserError] | None:
-        for kind, group in groupby(self._steps(), key=lambda pair: pair[0]):
-            batch = [step for _, step in group]
-            failed = None
-            for number, done in enumerate(crew.run(batch, force=force), start=1):
-                if done.error is not None:
-                    failed = failed or done
-                    continue
-                if done.ran:
-                    redone[f"{kind}:{done.step.name}"] = None
-                if self.say:
-                    self.say(kind if done.ran else f"{kind}: up to date", number, len(batch))
-            if failed is not None and failed.error is not None:
-                return next((r for r in self.runs if failed.step.name.endswith(f"_{r.stem}")), None), failed.error
-        return None
-
-    def _leave_out(self, run: BoldRun, error: UserError, skip_failed: bool, skipped: dict[str, str]) -> None:
+    def leave_out(self, run: BoldRun, error: UserError, skip_failed: bool, skipped: dict[str, str]) -> None:
+        """Leave a run out, where that is wanted and others are left."""
         # A full disk is no fault of the run's.
         if isinstance(error, OutputError):
             raise error
@@ -214,7 +224,8 @@ class _Subject:
         assert isinstance(source, KeptBold)
         return source
 
-    def _steps(self) -> list[tuple[str, Step]]:
+    def steps(self) -> list[tuple[str, Step]]:
+        """Return (kind, step) in an order in which they can be done."""
         source = self._source
         singles = SingleTrials(self.layout, self.bold, source, EveryEvent())
         steps = [*source.steps(), *singles.steps()]
@@ -251,7 +262,8 @@ class _Subject:
         work = partial(_contrast, run, source, wanted, self.fwhm, outputs)
         return Step(f"contrast_{wanted.label}_{source.space}{run.stem}", 1, settings, source.inputs(run), outputs, work)
 
-    def _result(self, run: BoldRun, redone: dict[str, None]) -> PreprocessedRun:
+    def result(self, run: BoldRun, redone: dict[str, None]) -> PreprocessedRun:
+        """Return where the outputs of a run are."""
         source = self._source
         singles = SingleTrials(self.layout, self.bold, source, EveryEvent())
         made, kept = singles.files(run), source.files(run)
@@ -281,7 +293,7 @@ class _Subject:
     def _notes(self, run: BoldRun) -> list[str]:
         """Return what the steps noted of a run."""
         notes = []
-        for _, step in self._steps():
+        for _, step in self.steps():
             if not step.name.endswith((f"_{run.stem}", f"_sub-{run.subject}")):
                 continue
             facts = read_facts(self.layout.records, step.name)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,10 +16,12 @@ from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.baselines import Baselines
 from hyperdecode.pipeline.brainmaps import BrainMaps
 from hyperdecode.pipeline.ceilings import Ceilings
+from hyperdecode.pipeline.cluster import HERE, Where
 from hyperdecode.pipeline.decode import Decoding
+from hyperdecode.pipeline.flights import SideBySide, TellFromWorker
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.lock import Held, study_lock
-from hyperdecode.pipeline.records import Step, run_step
+from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
 from hyperdecode.pipeline.subjects import SubjectChain, subject_chain
@@ -33,6 +35,7 @@ from hyperdecode.study.stimulus_set import StimulusSet
 
 __all__ = ["STEPS", "RunResult", "decode_study", "planned_steps", "require_inputs", "run_study"]
 
+Kinds = list[tuple[str, Step]]
 Announce = Callable[[str, int, int, bool], None]
 """Called after each step with (step, steps done, steps in all, whether it ran)."""
 
@@ -53,8 +56,6 @@ STEPS = (
     "map",
     "report",
 )
-BY_RUN = ("realign", "bold", "zmaps")
-"""Steps of which those of one subject do not wait for each other."""
 
 
 class RunResult:
@@ -76,7 +77,7 @@ def run_study(
     only: str | None = None,
     force: bool = False,
     skip_failed: bool = False,
-    n_workers: int = 1,
+    where: Where = HERE,
     announce: Announce | None = None,
     progress: Progress | None = None,
 ) -> RunResult:
@@ -94,12 +95,12 @@ def run_study(
         Redo steps that are up to date.
     skip_failed : bool
         Go on without a run of BOLD that cannot be used, and say so in the report.
-    n_workers : int
-        Processes that work on the runs of a subject side by side (Dask).
+    where : Where
+        Where the steps run; those that do not wait for each other run side by side. The report is made here.
     announce : callable, optional
         See `Announce`.
     progress : callable, optional
-        Told of progress inside long steps; not with several workers.
+        Told of progress inside long steps.
 
     Returns
     -------
@@ -114,12 +115,12 @@ def run_study(
     _require_step(only)
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    tell = None if n_workers > 1 else progress
+    tell = progress if where.here or progress is None else TellFromWorker()
     told = (None, None) if tell is None else (partial(tell, "epoch"), partial(tell, "map"))
     analysis = Analysis(layout, config, stimuli, generator, *told)
     run = _Run(analysis, _runs(study, config), only, force, announce, tell)
-    Derivatives(layout.derivatives, study, config.name).prepare()
-    with study_lock(study, layout.records) as run.held, workers(study, layout.records, n_workers) as crew:
+    Derivatives(layout.derivatives, study).prepare()
+    with study_lock(study, layout.records) as run.held, workers(study, layout.records, where, progress) as crew:
         while (failed := run.attempt(crew)) is not None:
             run.drop(failed, skip_failed)
     return run.result
@@ -127,7 +128,7 @@ def run_study(
 
 def planned_steps(
     study: Path, config: StudyConfig, stimuli: StimulusSet, generator: Generator, only: str | None = None
-) -> list[tuple[str, Step]]:
+) -> Kinds:
     """Return (kind, step) of all that `run_study` would look at, in its order. Nothing is done.
 
     Parameters
@@ -154,6 +155,7 @@ def decode_study(
     model: str,
     *,
     force: bool = False,
+    where: Where = HERE,
     announce: Announce | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -161,7 +163,7 @@ def decode_study(
 
     Parameters
     ----------
-    study, config, stimuli, generator, force, announce, progress
+    study, config, stimuli, generator, force, where, announce, progress
         As for `run_study`.
     model : str
         Name of the decoder.
@@ -178,17 +180,18 @@ def decode_study(
     """
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    analysis = Analysis(layout, config, stimuli, generator, None if progress is None else partial(progress, "epoch"))
+    tell = progress if where.here or progress is None else TellFromWorker()
+    analysis = Analysis(layout, config, stimuli, generator, None if tell is None else partial(tell, "epoch"))
     steps = [analysis.decode(label, model) for label in config.subjects]
     steps.append(analysis.full_stimuli())
     steps += [step for label in config.subjects for _, step in analysis.faces_and_scores(label, model)]
-    with study_lock(study, layout.records) as held:
-        for done, step in enumerate(steps, start=1):
-            held.check()
-            require_inputs(layout, step)
-            ran = run_step(step, study, layout.records, force=force)
+    with study_lock(study, layout.records) as held, workers(study, layout.records, where, progress) as crew:
+        ready = partial(_check, layout, held)
+        for n_done, done in enumerate(crew.run(steps, force=force, before=ready), start=1):
+            if done.error is not None:
+                raise done.error
             if announce:
-                announce(step.name, done, len(steps), ran)
+                announce(done.step.name, n_done, len(steps), done.ran)
     tables = [pd.read_csv(layout.decoded(label, model, "scores.tsv"), sep="\t") for label in config.subjects]
     return pd.concat(tables, ignore_index=True)
 
@@ -209,40 +212,45 @@ class _Run:
         self.announce, self.progress = announce, progress
         self.result = RunResult(analysis.layout)
         self.done: set[str] = set()
+        self.n_done = 0
         self.held: Held | None = None
 
-    def steps(self, chains: list[SubjectChain] | None = None) -> list[tuple[str, Step]]:
+    def steps(self, chains: list[SubjectChain] | None = None, spread: SideBySide[Any, Any] | None = None) -> Kinds:
         """Return (kind, step) of all that is asked for, in its order."""
-        found = _steps(self.analysis, self._chains() if chains is None else chains)
+        found = _steps(self.analysis, self._chains() if chains is None else chains, spread)
         return [(kind, step) for kind, step in found if self.only in (None, kind)]
 
     def attempt(self, crew: Workers) -> Done | None:
         """Work until the end, or to the first step that fails, which is returned."""
         chains = self._chains()
-        steps = self.steps(chains)
-        n_done = 0
-        for kind, batch in _batches(steps):
+        # Maps through the generator cut their work into pieces themselves.
+        spread = crew.side_by_side if self.analysis.config.mapping.readout in ("generator", "second-order") else None
+        steps = self.steps(chains, spread)
+        here = {step.name for _, step in steps if spread is not None and step.name.startswith("map_sub-")}
+        self.n_done = 0
+        failed = self._work(crew, [step for kind, step in steps if kind != "report"], len(steps), here)
+        if failed is None and self.only in (None, "report"):
             # What the earlier steps found out is known only now.
-            ready = [report_step(self.analysis, chains, self.result.skipped)] if kind == "report" else batch
-            if self.held is not None:
-                self.held.check()
-            for step in ready:
-                require_inputs(self.analysis.layout, step)
-            failed: Done | None = None
-            for done in crew.run(ready, force=self.force):
-                n_done += 1
-                if done.error is not None:
-                    failed = failed or done
-                    continue
-                # Forced once is forced enough: a second attempt goes on where the first one stopped.
-                if done.ran and done.step.name not in self.done:
-                    self.result.ran.append(done.step.name)
-                    self.done.add(done.step.name)
-                if self.announce:
-                    self.announce(done.step.name, n_done, len(steps), done.ran)
-            if failed is not None:
-                return failed
-        return None
+            report = report_step(self.analysis, chains, self.result.skipped)
+            failed = self._work(crew, [report], len(steps), {report.name})
+        return failed
+
+    def _work(self, crew: Workers, steps: list[Step], total: int, here: set[str]) -> Done | None:
+        """Do steps; return one that failed."""
+        failed: Done | None = None
+        ready = partial(_check, self.analysis.layout, self.held)
+        for done in crew.run(steps, force=self.force, before=ready, here=here):
+            self.n_done += 1
+            if done.error is not None:
+                failed = failed or done
+                continue
+            # Forced once is forced enough: a second attempt goes on where the first one stopped.
+            if done.ran and done.step.name not in self.done:
+                self.result.ran.append(done.step.name)
+                self.done.add(done.step.name)
+            if self.announce:
+                self.announce(done.step.name, self.n_done, total, done.ran)
+        return failed
 
     def drop(self, failed: Done, skip: bool) -> None:
         """Leave the run of BOLD that failed out, where that is wanted and possible; else raise what stopped it."""
@@ -276,6 +284,13 @@ def _require_step(only: str | None) -> None:
         raise UserError(f"no step {only!r}: choose among {', '.join(STEPS)}")
 
 
+def _check(layout: Layout, held: Held | None, step: Step) -> None:
+    """Refuse to begin a step without its inputs, or when the study is not ours any more."""
+    if held is not None:
+        held.check()
+    require_inputs(layout, step)
+
+
 def require_inputs(layout: Layout, step: Step) -> None:
     """Refuse a step whose inputs an earlier step should have made, and did not.
 
@@ -305,12 +320,12 @@ def _runs(study: Path, config: StudyConfig) -> dict[str, list[BoldRun]]:
     return runs
 
 
-def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, Step]]:
+def _steps(analysis: Analysis, chains: list[SubjectChain], spread: SideBySide[Any, Any] | None) -> Kinds:
     parts = (analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
     ceilings, baselines = Ceilings(*parts), Baselines(*parts, analysis.progress)
     learning = TrainingCurve(Decoding(*parts))
-    maps = BrainMaps(*parts, analysis.map_progress)
-    steps: list[tuple[str, Step]] = []
+    maps = BrainMaps(*parts, analysis.map_progress, spread)
+    steps: Kinds = []
     for chain in chains:
         steps += chain.steps()
         steps += [("decode", analysis.decode(chain.label, model)) for model in analysis.models]
@@ -328,13 +343,3 @@ def _steps(analysis: Analysis, chains: list[SubjectChain]) -> list[tuple[str, St
         steps += maps.steps(chain.label)
     steps.append(("report", report_step(analysis, chains, {})))
     return steps
-
-
-def _batches(steps: list[tuple[str, Step]]) -> Iterator[tuple[str, list[Step]]]:
-    """Yield steps in their order, those of a subject that do not wait for each other together."""
-    for kind, group in groupby(steps, key=lambda pair: pair[0]):
-        together = [step for _, step in group]
-        if kind in BY_RUN:
-            yield kind, together
-        else:
-            yield from ((kind, [step]) for step in together)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hyperdecode.generators.base import Generator
+from hyperdecode.pipeline.cluster import HERE, Where, spreading
 from hyperdecode.pipeline.lock import make_lock
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
@@ -18,7 +19,13 @@ Progress = Callable[[int, int], None]
 
 
 def prepare_stimuli(
-    study: Path, config: StudyConfig, generator: Generator, *, force: bool = False, progress: Progress | None = None
+    study: Path,
+    config: StudyConfig,
+    generator: Generator,
+    *,
+    force: bool = False,
+    where: Where = HERE,
+    progress: Progress | None = None,
 ) -> StimulusSet:
     """Make the stimuli of a study, or read those that are there, while no other command uses the study.
 
@@ -26,14 +33,17 @@ def prepare_stimuli(
     ----------
     study, config, generator, force, progress
         As for `hyperdecode.study.stimulus_set.make_stimuli`.
+    where : Where
+        Where pictures are drawn.
 
     Raises
     ------
     UserError
-        As `make_stimuli` does, and when another command works on the study or shows a run of it.
+        As `make_stimuli` does; when workers do not answer; when another command works on the study or shows a run of
+        it.
     """
-    with make_lock(study, Layout(study).records):
-        return make_stimuli(study, config, generator, force=force, progress=progress)
+    with make_lock(study, Layout(study).records), spreading(where) as side_by_side:
+        return make_stimuli(study, config, generator, force=force, progress=progress, side_by_side=side_by_side)
 
 
 def draw_shown(study: Path, config: StudyConfig, stimuli: StimulusSet, *, progress: Progress | None = None) -> int:

@@ -1,19 +1,23 @@
-"""Steps one after the other, or those that do not wait for each other side by side in processes (Dask)."""
+"""Steps in their order in this process, or each as soon as those before it have ended, on the workers of a cluster."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.pipeline.records import Step, run_step
-from hyperdecode.threads import set_threads, usable_cores
+from hyperdecode.pipeline.cluster import Where, connected
+from hyperdecode.pipeline.flights import Cluster, Flights, SideBySide
+from hyperdecode.pipeline.processes import Process, is_alive, this_process
+from hyperdecode.pipeline.records import Step, read_record, run_step
 
-__all__ = ["Done", "Workers", "workers"]
+__all__ = ["Done", "Workers", "waits_for", "workers"]
+
+Before = Callable[[Step], None]
 
 
 @dataclass(frozen=True)
@@ -26,40 +30,121 @@ class Done:
 
 
 class Workers:
-    """Runs batches of independent steps in this process."""
+    """Runs steps in this process, one after the other.
+
+    Attributes
+    ----------
+    side_by_side : callable or None
+        What a step that spreads its own work may do it with (`SideBySide`).
+    """
+
+    side_by_side: SideBySide[Any, Any] | None = None
 
     def __init__(self, study: Path, records: Path) -> None:
         self.study, self.records = study, records
 
-    def run(self, steps: Sequence[Step], *, force: bool) -> Iterator[Done]:
-        """Yield each step as it ends."""
+    def run(
+        self, steps: Sequence[Step], *, force: bool, before: Before | None = None, here: Collection[str] = ()
+    ) -> Iterator[Done]:
+        """Yield each step as it ends, until one fails.
+
+        Parameters
+        ----------
+        steps : sequence of Step
+            In an order in which they can be done.
+        force : bool
+            Redo steps that are up to date.
+        before : callable, optional
+            Called with a step before it begins; what it raises ends all.
+        here : collection of str
+            Names of steps that this process does itself: they spread their work with `side_by_side`.
+        """
         for step in steps:
-            yield _attempt(step, self.study, self.records, force)[0]
-
-
-class _Dask(Workers):
-    """Runs them in processes of a Dask cluster."""
-
-    def __init__(self, study: Path, records: Path, client: Any) -> None:
-        super().__init__(study, records)
-        self.client = client
-
-    def run(self, steps: Sequence[Step], *, force: bool) -> Iterator[Done]:
-        """Yield each step as it ends, in whatever order."""
-        from dask.distributed import as_completed
-
-        if len(steps) < 2:
-            yield from super().run(steps, force=force)
-            return
-        send = [
-            self.client.submit(_attempt, step, self.study, self.records, force, True, pure=False, key=step.name)
-            for step in steps
-        ]
-        for future in as_completed(send):
-            done, noted = future.result()
-            for message in noted:
-                warnings.warn(message, DataWarning, stacklevel=2)
+            self._begin(step, before)
+            done, _ = _attempt(step, self.study, self.records, force)
             yield done
+            if done.error is not None:
+                return
+
+    def _begin(self, step: Step, before: Before | None) -> None:
+        if before is not None:
+            before(step)
+        record = read_record(self.records, step.name)
+        process = Process.of(record.get("process"))
+        if record.get("state") == "running" and process is not None and process != this_process() and is_alive(process):
+            raise UserError(
+                f"step {step.name} is still at work in process {process.pid} on {process.host}, a worker of a command "
+                "that was killed: wait for its end, or end it, and give the same command again"
+            )
+
+
+class _Cluster(Workers):
+    """Runs them on workers, those that do not wait for each other side by side."""
+
+    def __init__(self, study: Path, records: Path, cluster: Cluster) -> None:
+        super().__init__(study, records)
+        self.cluster, self.side_by_side = cluster, cluster.each
+
+    def run(
+        self, steps: Sequence[Step], *, force: bool, before: Before | None = None, here: Collection[str] = ()
+    ) -> Iterator[Done]:
+        """Yield each step as it ends. After one has failed no other is begun; those under way are waited for."""
+        waits, ended, left, failed = waits_for(steps), set[int](), list(range(len(steps))), False
+        travelling = [None if step.name in here else step for step in steps]
+        with Flights(self.cluster, _attempt_one, (travelling, self.study, self.records, force)) as flights:
+            while (left and not failed) or len(flights):
+                ready = [] if failed else [k for k in left if waits[k] <= ended]
+                mine = next((k for k in ready if steps[k].name in here), None)
+                theirs = next((k for k in ready if steps[k].name not in here), None)
+                if theirs is not None and flights.free():
+                    self._begin(steps[theirs], before)
+                    left.remove(theirs)
+                    flights.send(theirs)
+                    continue
+                if len(flights):
+                    k, (done, noted) = flights.landed()
+                    for message in noted:
+                        warnings.warn(message, DataWarning, stacklevel=2)
+                    done = Done(steps[k], done.ran, done.error)
+                else:
+                    # Its pieces go to the same workers, which are free now.
+                    assert mine is not None
+                    k = mine
+                    self._begin(steps[k], before)
+                    left.remove(k)
+                    done, _ = _attempt(steps[k], self.study, self.records, force)
+                failed = failed or done.error is not None
+                ended.add(k)
+                yield done
+
+
+def waits_for(steps: Sequence[Step]) -> list[set[int]]:
+    """Return, for each step, the places of those that make what it reads.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        In an order in which they can be done.
+    """
+    maker: dict[Path, int] = {}
+    found: list[set[int]] = []
+    for place, step in enumerate(steps):
+        found.append({maker[path] for path in step.inputs if path in maker})
+        maker |= dict.fromkeys(step.outputs, place)
+    return found
+
+
+def _attempt_one(shared: tuple[Sequence[Step | None], Path, Path, bool], place: int) -> tuple[Done, list[str]]:
+    steps, study, records, force = shared
+    step = steps[place]
+    assert step is not None
+    done, noted = _attempt(step, study, records, force, quiet=True)
+    # The step itself is known where this goes, and need not travel back.
+    return Done(Step(step.name, step.version, {}, (), (), _nothing), done.ran, done.error), noted
+
+
+def _nothing() -> None:
+    """Stand in for the work of a step that has ended."""
 
 
 def _attempt(step: Step, study: Path, records: Path, force: bool, quiet: bool = False) -> tuple[Done, list[str]]:
@@ -77,25 +162,25 @@ def _attempt(step: Step, study: Path, records: Path, force: bool, quiet: bool = 
 
 
 @contextmanager
-def workers(study: Path, records: Path, n: int = 1) -> Iterator[Workers]:
-    """Yield what runs steps: this process alone, or `n` processes that share the cores.
+def workers(study: Path, records: Path, where: Where, tell: Callable[..., None] | None = None) -> Iterator[Workers]:
+    """Yield what runs steps.
+
+    Parameters
+    ----------
+    study, records : pathlib.Path
+        As `hyperdecode.pipeline.records.run_step` takes them.
+    where : Where
+    tell : callable, optional
+        Told what `hyperdecode.pipeline.flights.TellFromWorker` says inside steps.
 
     Raises
     ------
     UserError
-        When `n` is above 1 and Dask is not installed.
+        As `hyperdecode.pipeline.cluster.connected`.
     """
-    if n == 1:
-        yield Workers(study, records)
-        return
-    try:
-        from dask.distributed import Client, LocalCluster
-    except ImportError as error:
-        raise UserError("--workers needs dask: pip install 'hyperdecode[dask]', or leave --workers out") from error
-    share = max(1, usable_cores() // n)
-    with (
-        LocalCluster(n_workers=n, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
-        client.run(set_threads, share)
-        yield _Dask(study, records, client)
+    with connected(where) as cluster:
+        if cluster is None:
+            yield Workers(study, records)
+            return
+        with cluster.telling(tell):
+            yield _Cluster(study, records, cluster)

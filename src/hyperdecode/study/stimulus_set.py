@@ -7,9 +7,10 @@ import json
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from hyperdecode.split import ROLES
 from hyperdecode.stimuli.pictures import stimulus_pictures
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.reading import is_plain_name, load_json, load_table, one_line, read_regular, said
+from hyperdecode.study.settings import StimulusSettings
 from hyperdecode.weights.limits import shown
 
 __all__ = [
@@ -61,6 +63,8 @@ UNREADABLE = (
     Image.DecompressionBombError,
 )  # fmt: skip
 """What Pillow raises for pictures that are damaged or made to do harm."""
+PART = 8
+"""Pictures drawn at a time."""
 TOLERANCE = 2
 """Grey levels by which a picture made again may differ (rounding of float32 on another machine)."""
 
@@ -126,6 +130,7 @@ def make_stimuli(
     *,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    side_by_side: Callable[[Callable[[range], int], Sequence[range]], Iterable[tuple[range, int]]] | None = None,
 ) -> StimulusSet:
     """Sample latents, make the faces, write them with their manifest.
 
@@ -141,6 +146,9 @@ def make_stimuli(
         Replace stimuli that other settings made.
     progress : callable, optional
         Called with (pictures done, pictures in all).
+    side_by_side : callable, optional
+        Given what draws a range of the missing pictures and all ranges, yields each as it is drawn, in any order (a
+        cluster that shares the folder, say). Default: one after the other in this process.
 
     Returns
     -------
@@ -171,13 +179,15 @@ def make_stimuli(
     names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
     names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
-    pictures = stimulus_pictures(generator, w[todo], render=wanted.render, size=wanted.size, crop=wanted.crop)
+    draw = partial(_draw, generator, w[todo], wanted, [folder / names[i] for i in todo])
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
-    for done, (i, picture) in enumerate(zip(todo, pictures, strict=True), start=1):
-        write_picture(folder / names[i], picture)
+    n_done = n - len(todo)
+    parts = [range(start, min(start + PART, len(todo))) for start in range(0, len(todo), PART)]
+    for _, drawn in (side_by_side or _in_order)(draw, parts):
+        n_done += drawn
         if progress:
-            progress(n - len(todo) + done, n)
+            progress(n_done, n)
     with atomic_path(folder / LATENTS) as temporary:
         save_file({"z": z.contiguous(), "w": w.clone().contiguous()}, temporary)
     manifest = pd.DataFrame(
@@ -194,6 +204,20 @@ def make_stimuli(
     with atomic_path(folder / MANIFEST) as temporary:
         manifest.to_csv(temporary, sep="\t", index=False)
     return StimulusSet(folder, manifest, z, w, settings)
+
+
+def _draw(generator: Generator, w: Tensor, wanted: StimulusSettings, paths: Sequence[Path], part: range) -> int:
+    """Make some of the pictures of latents w and write them; return how many."""
+    rows = slice(part.start, part.stop)
+    made = stimulus_pictures(generator, w[rows], render=wanted.render, size=wanted.size, crop=wanted.crop)
+    for path, picture in zip(paths[rows], made, strict=True):
+        write_picture(path, picture)
+    return len(part)
+
+
+def _in_order(draw: Callable[[range], int], parts: Sequence[range]) -> Iterator[tuple[range, int]]:
+    for part in parts:
+        yield part, draw(part)
 
 
 def read_stimuli(study: Path) -> StimulusSet:

@@ -1,0 +1,297 @@
+"""Work on the workers of a cluster: the same bytes, nothing lost with a worker or a scheduler."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import tomli_w
+import torch
+
+from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.pipeline import cluster as clusters
+from hyperdecode.pipeline import flights
+from hyperdecode.pipeline.cluster import HERE, Where, connected, spreading
+from hyperdecode.pipeline.flights import TellFromWorker
+from hyperdecode.pipeline.processes import Process, _born, this_process
+from hyperdecode.pipeline.records import Step, read_record
+from hyperdecode.pipeline.run import run_study
+from hyperdecode.pipeline.stimuli import prepare_stimuli
+from hyperdecode.pipeline.workers import Workers, _Cluster, waits_for, workers
+from hyperdecode.study.stimulus_set import read_stimuli
+from tests.pipeline.estimated import estimated_study, settings
+
+
+def step(name, inputs, outputs, work):
+    return Step(name, 1, {}, tuple(inputs), tuple(outputs), work)
+
+
+def writes(path, text, inputs=()):
+    """Return a step that writes a text, once what it reads is there."""
+
+    def work():
+        assert all(one.exists() for one in inputs)
+        path.write_text(text)
+
+    return step(path.stem, inputs, [path], work)
+
+
+@pytest.fixture(scope="module")
+def two():
+    """Two processes that wait for work, used by all tests that do not kill their cluster."""
+    with connected(Where(2)) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def crew(two, tmp_path):
+    return _Cluster(tmp_path, tmp_path / "records", two)
+
+
+def test_a_step_waits_for_what_it_reads_and_for_nothing_else(tmp_path):
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    steps = [writes(a, "a"), writes(b, "b", [a]), writes(c, "c"), writes(d, "d", [b, c, tmp_path / "raw"])]
+    assert waits_for(steps) == [set(), {0}, set(), {1, 2}]
+
+
+def test_one_place_is_asked_for(tmp_path):
+    assert HERE.here and Where(1).here and not Where(2).here
+    with pytest.raises(UserError, match="--workers and --slurm were given: choose one"):
+        Where(2, slurm=tmp_path)
+    with pytest.raises(UserError, match="--scheduler and --slurm were given"):
+        Where(1, "tcp://here:1", tmp_path)
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(clusters, "PATIENCE_S", 1)
+    with pytest.raises(UserError, match="no Dask scheduler answers at tcp"), connected(Where(1, "tcp://127.0.0.1:9")):
+        pass
+
+
+def test_steps_run_in_other_processes_each_after_those_it_waits_for(crew, tmp_path):
+    a, b, c = (tmp_path / f"{name}.txt" for name in "abc")
+    begun = []
+    steps = [writes(a, "a"), writes(b, "b", [a]), writes(c, "c", [a, b])]
+    done = list(crew.run(steps, force=False, before=lambda one: begun.append(one.name)))
+    assert [one.step for one in done] == steps and all(one.ran for one in done) and begun == ["a", "b", "c"]
+    pids = {read_record(crew.records, name)["process"]["pid"] for name in "abc"}
+    assert os.getpid() not in pids
+    assert not any(one.ran for one in crew.run(steps, force=False)), "nothing is done again"
+
+
+def test_after_a_failure_nothing_is_begun(crew, tmp_path):
+    def refuse():
+        raise UserError("the run is too short")
+
+    a, b, c = (tmp_path / f"{name}.txt" for name in "abc")
+    steps = [step("a", [], [a], refuse), writes(b, "b", [a]), writes(c, "c", [b])]
+    for runs in (crew, Workers(tmp_path, tmp_path / "records")):
+        (done,) = runs.run(steps, force=False)
+        assert done.step is steps[0] and str(done.error) == "the run is too short"
+    assert not b.exists() and not c.exists()
+
+
+def test_warnings_of_a_step_reach_its_user(crew, tmp_path):
+    def warn():
+        import warnings
+
+        warnings.warn("run-02 moves a lot", DataWarning, stacklevel=1)
+        (tmp_path / "w.txt").write_text("w")
+
+    with pytest.warns(DataWarning, match="run-02 moves a lot"):
+        list(crew.run([step("w", [], [tmp_path / "w.txt"], warn)], force=False))
+
+
+def test_a_step_that_spreads_its_work_stays_here_and_uses_the_workers(crew, tmp_path):
+    a, total = tmp_path / "a.txt", tmp_path / "total.txt"
+    seen = []
+
+    def work():
+        found = dict(crew.side_by_side(lambda k: (k * k, os.getpid()), range(6)))
+        assert {k: square for k, (square, _) in found.items()} == {k: k * k for k in range(6)}
+        seen.extend(pid for _, pid in found.values())
+        total.write_text("done")
+
+    steps = [writes(a, "a"), step("total", [a], [total], work)]
+    done = list(crew.run(steps, force=False, here={"total"}))
+    assert [one.step.name for one in done] == ["a", "total"]
+    assert os.getpid() not in seen and len(set(seen)) == 2
+    assert read_record(crew.records, "total")["process"]["pid"] == os.getpid()
+
+
+def test_workers_share_the_cores(two):
+    found = dict(two.each(lambda _: (torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]), range(2)))
+    share = max(1, clusters.default_threads() // 2)
+    assert set(found.values()) == {(share, str(share))}
+
+
+def test_progress_inside_a_step_is_told_here(two):
+    told, tell = [], TellFromWorker()
+    came = threading.Event()
+
+    def hear(*what):
+        told.append(what)
+        came.set()
+
+    with two.telling(hear):
+        list(two.each(lambda k: tell("epoch", k, 9), [3]))
+        assert came.wait(10)
+    assert told == [("epoch", 3, 9)]
+
+
+def test_a_worker_that_dies_is_no_loss(tmp_path):
+    """Its step is done again by another process, to the same end."""
+    marker, a, b = tmp_path / "died", tmp_path / "a.txt", tmp_path / "b.txt"
+
+    def dies_once():
+        if not marker.exists():
+            marker.touch()
+            (tmp_path / "a.txt").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        a.write_text("whole")
+
+    records = tmp_path / "records"
+    with workers(tmp_path, records, Where(2)) as runs:
+        done = list(runs.run([step("a", [], [a], dies_once), writes(b, "b", [a])], force=False))
+    assert marker.exists() and [one.ran for one in done] == [True, True]
+    assert a.read_text() == "whole" and "key" in read_record(records, "a")
+
+
+def test_work_that_kills_every_worker_ends_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(flights, "ATTEMPTS", 1)
+    with (
+        pytest.raises(UserError, match="lost with its workers 1 times: give workers more memory"),
+        spreading(Where(2)) as each,
+    ):
+        list(each(lambda _: os.kill(os.getpid(), signal.SIGKILL), [1]))
+
+
+def test_a_step_that_a_killed_commands_worker_still_does_is_not_begun_twice(tmp_path):
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        records, a = tmp_path / "records", tmp_path / "a.txt"
+        records.mkdir()
+        mine = this_process()
+        theirs = Process(mine.host, sleeper.pid, _born(sleeper.pid), mine.space)
+        (records / "a.toml").write_text(tomli_w.dumps({"state": "running", "process": asdict(theirs)}))
+        with pytest.raises(UserError, match=f"step a is still at work in process {sleeper.pid} on"):
+            list(Workers(tmp_path, records).run([writes(a, "a")], force=False))
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    list(Workers(tmp_path, records).run([writes(a, "a")], force=False))
+    assert a.read_text() == "a"
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file() and "records" not in path.parts
+    }
+
+
+def test_a_study_on_workers_is_that_of_one_process_bit_for_bit(tmp_path, tiny_generator):
+    """Two decoders, baselines, posterior: branches that do not wait for each other."""
+    config = settings(
+        decoding={"posterior": 2, "beside": ["ridge"]}, evaluation={"n_permutations": 100, "baselines": ["eigenfaces"]}
+    )
+    told = []
+    for name, where in (("one", HERE), ("three", Where(3))):
+        study = estimated_study(tmp_path / name / "study", tiny_generator, config)
+        result = run_study(
+            study, config, read_stimuli(study), tiny_generator, where=where, announce=lambda *a: told.append(a)
+        )
+        assert len(result.ran) == len(set(result.ran)) > 9
+    one, three = contents(tmp_path / "one"), contents(tmp_path / "three")
+    assert [name for name in one if one[name] != three.get(name)] == [] and set(one) == set(three)
+    assert told[-1][0] == "report" and told[-1][1] == told[-1][2], "the count goes to the end"
+    assert (
+        run_study(tmp_path / "three" / "study", config, read_stimuli(tmp_path / "three" / "study"), tiny_generator).ran
+        == []
+    )
+
+
+def test_stimuli_drawn_side_by_side_are_the_same(tmp_path, tiny_generator):
+    config = settings()
+    told = []
+    for name, where in (("one", HERE), ("two", Where(2))):
+        prepare_stimuli(tmp_path / name, config, tiny_generator, where=where, progress=lambda *a: told.append(a))
+        assert told[-1] == (28, 28)
+        told.clear()
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Remote:
+    """A scheduler and a worker as a user starts them."""
+
+    def __init__(self, folder):
+        self.port, self.folder = free_port(), folder
+        self.address = f"tcp://127.0.0.1:{self.port}"
+        self.scheduler = self.worker = None
+
+    def start(self):
+        here = ("--host", "127.0.0.1", "--no-dashboard")
+        self.scheduler = self._started("scheduler", *here, "--port", str(self.port))
+        self.worker = self._started("worker", self.address, *here, "--nthreads", "1")
+
+    def _started(self, kind, *words):
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *words]
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=self.folder, start_new_session=True, **silent)
+
+    def stop(self):
+        for process in (self.scheduler, self.worker):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def test_a_scheduler_lost_in_the_middle_costs_one_step(tmp_path, monkeypatch):
+    """The command ends with a line; once a scheduler is there again it goes on where it was."""
+    monkeypatch.setattr(flights, "PATIENCE_S", 3.0)
+    a, b, c = (tmp_path / f"{name}.txt" for name in "abc")
+    waiting = tmp_path / "waiting"
+
+    def slow():
+        waiting.touch()
+        time.sleep(2 if b.with_suffix(".lost").exists() else 600)
+        b.write_text("b")
+
+    steps = [writes(a, "a"), step("b", [a], [b], slow), writes(c, "c", [b])]
+    remote, records = Remote(tmp_path), tmp_path / "records"
+    remote.start()
+
+    def pull_the_plug():
+        while not waiting.exists():
+            time.sleep(0.05)
+        remote.stop()
+
+    try:
+        plug = threading.Thread(target=pull_the_plug)
+        plug.start()
+        with (
+            pytest.raises(UserError, match=r"the scheduler at tcp://.* gone: what is finished is kept"),
+            workers(tmp_path, records, Where(1, remote.address)) as runs,
+        ):
+            list(runs.run(steps, force=False))
+        plug.join()
+        b.with_suffix(".lost").touch()
+        remote.start()
+        with workers(tmp_path, records, Where(1, remote.address)) as runs:
+            done = list(runs.run(steps, force=False))
+        assert [(one.step.name, one.ran) for one in done] == [("a", False), ("b", True), ("c", True)]
+    finally:
+        remote.stop()
+    assert [path.read_text() for path in (a, b, c)] == ["a", "b", "c"]
