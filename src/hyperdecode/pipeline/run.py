@@ -119,7 +119,7 @@ def run_study(
     told = (None, None) if tell is None else (partial(tell, "epoch"), partial(tell, "map"))
     analysis = Analysis(layout, config, stimuli, generator, *told)
     run = _Run(analysis, _runs(study, config), only, force, announce, tell)
-    Derivatives(layout.derivatives, study).prepare()
+    Derivatives(layout.derivatives, study, config.name).prepare()
     with study_lock(study, layout.records) as run.held, workers(study, layout.records, where, progress) as crew:
         while (failed := run.attempt(crew)) is not None:
             run.drop(failed, skip_failed)
