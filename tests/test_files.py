@@ -4,6 +4,7 @@ import errno
 import os
 import pickle
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -181,3 +182,50 @@ def test_what_mkstemp_makes_is_what_is_removed(tmp_path):
         with atomic_path(tmp_path / name) as temporary:
             assert remove_leftovers([tmp_path / name]) == [temporary]
             temporary.write_text("again")
+
+
+# Names that may not be taken from another
+
+
+def test_a_file_that_may_not_be_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_path(path, replace=False) as temporary:
+        temporary.write_text("first")
+    with pytest.raises(FileExistsError), atomic_path(path, replace=False) as temporary:
+        temporary.write_text("second")
+    assert path.read_text() == "first" and names(tmp_path) == ["a.txt"]
+    assert path.stat().st_nlink == 1 and path.stat().st_mode & 0o777 == 0o666 & ~os.umask(os.umask(0o022))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_that_came_meanwhile_is_not_replaced(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
+    path = tmp_path / "a.txt"
+    with pytest.raises(FileExistsError), atomic_path(path, replace=False) as temporary:
+        temporary.write_text("mine")
+        path.write_text("theirs")
+    assert path.read_text() == "theirs" and names(tmp_path) == ["a.txt"]
+    with atomic_path(tmp_path / "b.txt", replace=False) as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "b.txt").read_text() == "new" and names(tmp_path) == ["a.txt", "b.txt"]
+
+
+def test_of_many_at_once_one_has_the_name(tmp_path):
+    path, start, written = tmp_path / "a.txt", threading.Barrier(8), []
+
+    def attempt(text):
+        try:
+            with atomic_path(path, replace=False) as temporary:
+                temporary.write_text(text)
+                start.wait()
+        except FileExistsError:
+            return
+        written.append(text)
+
+    threads = [threading.Thread(target=attempt, args=(str(k),)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert written == [path.read_text()] and names(tmp_path) == ["a.txt"]

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from hyperdecode.errors import UserError
 
-__all__ = ["OutputError", "atomic_path", "remove_leftovers", "sha256_bytes", "sha256_file", "write_text"]
+__all__ = ["NO_LINKS", "OutputError", "atomic_path", "remove_leftovers", "sha256_bytes", "sha256_file", "write_text"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EISDIR, *FORBIDDEN)
 """What file systems say that cannot flush a folder, and do not need to."""
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
+"""What file systems say that have no hard links."""
 FULL_WORDS = ("No space left on device", "Disk quota exceeded", "os error 28", "os error 122")
 """How libraries that raise errors of their own say that a disk is full; safetensors gives the number."""
 BARELY = 2**16
@@ -38,7 +40,7 @@ class OutputError(UserError, OSError):
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it when the block ends without an error.
 
     The temporary name keeps every suffix of the target (``.nii.gz``), because writers choose their format by it. File
@@ -49,6 +51,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ----------
     path : path-like
         The final file. Its folder is created.
+    replace : bool
+        Whether a file of that name may be replaced, also one that came while the block was at work.
 
     Yields
     ------
@@ -59,6 +63,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     OutputError
         When the disk is full, or the folder cannot be written to: which folder, and how much is free.
+    FileExistsError
+        When there is a file of that name and it may not be replaced.
     """
     target = Path(path)
     temporary: Path | None = None
@@ -75,7 +81,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
+        if replace:
+            temporary.replace(target)
+        else:
+            _name_first(temporary, target)
         _sync_folder(target.parent)
     except Exception as error:
         full = _is_full(error, target.parent)
@@ -96,6 +105,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _name_first(temporary: Path, target: Path) -> None:
+    """Give a file a name that nothing has; of many who try at once one succeeds."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        # Over NFS an answer may be lost and asked for again: then the name is ours already.
+        if temporary.stat().st_nlink != 2:
+            raise
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        temporary.replace(target)
 
 
 def remove_leftovers(paths: Iterable[Path], older_than: float = 0.0) -> list[Path]:

@@ -15,21 +15,27 @@ import pytest
 from safetensors.numpy import save
 
 from hyperdecode.errors import UserError, WeightFileError
-from hyperdecode.files import sha256_bytes
-from hyperdecode.study.bids import index_bids, resolve_repetition_time
+from hyperdecode.files import sha256_bytes, write_text
+from hyperdecode.generators.attribute_store import attribute_spaces, load_attributes
+from hyperdecode.generators.registry import load_generator
+from hyperdecode.pipeline.new_trials import _read_table
+from hyperdecode.pipeline.presented import presented_files
+from hyperdecode.study.bids import BoldRun, index_bids, resolve_repetition_time
 from hyperdecode.study.bids_names import FileIndex, natural, read_json
-from hyperdecode.study.config import read_config
+from hyperdecode.study.config import read_config, write_config
 from hyperdecode.study.derivatives import Derivatives
 from hyperdecode.study.estimate_files import read_array
 from hyperdecode.study.events import read_events
 from hyperdecode.study.fmriprep import find_fmriprep_runs, load_fmriprep_confounds
 from hyperdecode.study.images import open_image, read_image, repetition_time
+from hyperdecode.study.layout import Layout
 from hyperdecode.study.raw import write_dataset
 from hyperdecode.study.reading import is_plain_name, one_line, read_regular
 from hyperdecode.study.shown import _mark_of
 from hyperdecode.study.stimulus_set import read_picture, read_stimuli
 from hyperdecode.study.transforms import read_matrices, read_warp
-from hyperdecode.weights.boundaries import read_attribute_tensors, read_boundary
+from hyperdecode.weights.boundaries import attributes_path, read_attribute_tensors, read_boundary
+from hyperdecode.weights.imported import load_imported
 from hyperdecode.weights.limits import read_bytes
 from tests.fuzz.targets import AFFINE, CONFIG, SHAPE, TARGETS
 
@@ -339,3 +345,74 @@ def test_attributes_of_endless_names():
         with pytest.raises(WeightFileError) as error:
             read_attribute_tensors(save({name: one}), "a.safetensors")
         assert str(error.value).isprintable() and len(str(error.value)) < 300
+
+
+# Logs, tables and names that have no bound
+
+
+@pytest.fixture
+def presented(tmp_path):
+    """Files of a run that was presented."""
+    files = presented_files(tmp_path, CONFIG, "01", 1)
+    for path, text in ((files.events, "onset\n"), (files.log, '{"outcome": "complete", "trigger": "scanner"}')):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert files.state == "complete scanner"
+    return files
+
+
+@pytest.mark.parametrize(
+    "log",
+    ["[" * 100_000, "{}", "null", '{"outcome": "complete", "trigger": "../../x"}', '{"outcome": 1, "trigger": []}'],
+)
+def test_a_log_of_a_presentation_that_says_nothing(presented, log):
+    presented.log.write_text(log)
+    assert presented.state == "foreign"
+    assert presented.set_aside().parent == presented.log.parent
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_a_log_of_a_presentation_that_is_no_file(presented, make):
+    presented.log.unlink()
+    make(presented.log)
+    assert presented.state == "foreign"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_a_table_of_new_trials_that_is_no_file(tmp_path, make):
+    make(tmp_path / "trials.tsv")
+    refused(_read_table, tmp_path / "trials.tsv", words="is not readable as a table")
+
+
+def test_attributes_larger_than_any(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path))
+    path = tmp_path / "attributes" / "mine.safetensors"
+    path.parent.mkdir()
+    path.touch()
+    os.truncate(path, 2**40)
+    refused(attribute_spaces, "mine", words="1099511627776 bytes")
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "../../mine", "/etc/passwd", "a\0b", "two\nlines", "\x1b[2J", ""])
+def test_names_that_no_generator_has(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("HYPERDECODE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "mine.safetensors").write_bytes(b"no attributes")
+    assert attribute_spaces(name) == {}
+    refused(load_attributes, name, "w", words="in no latent space")
+    refused(attributes_path, name, words="cannot name a generator")
+    refused(load_generator, name, words="no generator")
+    refused(load_imported, name, words="cannot name a generator")
+
+
+def test_labels_leave_names_short_enough(tmp_path):
+    longest = "a" * 50
+    config = CONFIG.model_validate(CONFIG.model_dump() | {"subjects": (longest,), "task": longest})
+    stem = f"sub-{longest}_ses-{longest}_task-{longest}_run-01"
+    run = BoldRun(longest, longest, longest, "01", tmp_path, tmp_path, {}, None, stem)
+    layout = Layout(tmp_path)
+    write_text(layout.zmap(run, "space-MNI152NLin2009cAsym_"), "x")
+    write_text(presented_files(tmp_path, config, longest, 1).events, "x")
+    write_config(tmp_path, CONFIG)
+    path = tmp_path / "study.toml"
+    path.write_text(path.read_text().replace('task = "faces"', f'task = "{longest}b"'))
+    refused(read_config, tmp_path, words="at most 50")

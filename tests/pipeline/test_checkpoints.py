@@ -133,3 +133,13 @@ def test_what_is_no_file_is_refused(tmp_path):
     if Path("/dev/zero").exists():
         with pytest.raises(UserError, match="no regular file"):
             FileCheckpoint("/dev/zero").load()
+
+
+def test_what_a_killed_save_left_is_removed(checkpoint):
+    checkpoint.save(state())
+    left = checkpoint.path.with_name(".dense.safetensors.ab_cd012.safetensors")
+    left.write_bytes(b"half")
+    other = checkpoint.path.with_name(".another.safetensors.ab_cd012.safetensors")
+    other.write_bytes(b"of somebody else")
+    assert checkpoint.load() is not None
+    assert not left.exists() and other.exists() and checkpoint.path.exists()

@@ -91,6 +91,7 @@ def fit(
         target,
         dict(found.normals),
         {"generator": network.fingerprint, "faces": str(faces), "fraction": str(fraction)},
+        replace=force,
     )
     console.print(f"Wrote {target}", soft_wrap=True, highlight=False)
 

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.attributes import ATTRIBUTES, AttributeNormals
-from hyperdecode.weights.boundaries import attributes_path, read_attribute_tensors, write_attribute_tensors
+from hyperdecode.weights.boundaries import (
+    MAX_BYTES,
+    attributes_path,
+    read_attribute_tensors,
+    write_attribute_tensors,
+)
+from hyperdecode.weights.imported import is_name
+from hyperdecode.weights.limits import read_bytes, shown
 
 __all__ = ["attribute_spaces", "load_attributes", "save_attributes"]
 
@@ -36,19 +43,22 @@ def load_attributes(generator: str, space: str) -> AttributeNormals:
     spaces = attribute_spaces(generator)
     if space not in spaces:
         known = f"only in {' and '.join(sorted(spaces))}" if spaces else "in no latent space"
+        which = f" --generator {generator}" if is_name(generator) else ""
         raise UserError(
-            f"attributes of {generator} are known {known}, not in {space}: fit them with `hyperdecode attributes fit "
-            f"--generator {generator}`, or import InterFaceGAN's with `hyperdecode attributes import`"
+            f"attributes of {shown(generator)} are known {known}, not in {space}: fit them with `hyperdecode "
+            f"attributes fit{which}`, or import InterFaceGAN's with `hyperdecode attributes import`"
         )
     return spaces[space]
 
 
 def attribute_spaces(generator: str) -> dict[str, AttributeNormals]:
     """Return the attribute normals of a generator by latent space; none where nobody fitted or imported any."""
+    if not is_name(generator):
+        return {}
     own = attributes_path(generator)
     shipped = resources.files("hyperdecode.generators") / "data" / f"{generator}-attributes.safetensors"
     if own.is_file():
-        found = read_attribute_tensors(own.read_bytes(), str(own))
+        found = read_attribute_tensors(read_bytes(own, MAX_BYTES), str(own))
     elif shipped.is_file():
         found = read_attribute_tensors(shipped.read_bytes(), f"the shipped attributes of {generator}")
     else:
@@ -71,21 +81,31 @@ def _normals(space: str, attributes: dict[str, dict[str, NDArray[np.float32]]]) 
 
 
 def save_attributes(
-    path: str | os.PathLike[str], spaces: dict[str, AttributeNormals], metadata: dict[str, str]
+    path: str | os.PathLike[str], spaces: dict[str, AttributeNormals], metadata: dict[str, str], *, replace: bool = True
 ) -> None:
-    """Write attribute normals, all spaces of one generator in one file."""
-    write_attribute_tensors(
-        path,
-        {
-            space: {
-                name: {
-                    "normal": found.normals[k].numpy(),
-                    "bias": found.biases[k].numpy(),
-                    "scale": found.scales[k].numpy(),
-                }
-                for k, name in enumerate(found.names)
+    """Write attribute normals, all spaces of one generator in one file.
+
+    Raises
+    ------
+    UserError
+        When there is a file and it may not be replaced: it came while these were fitted.
+    """
+    tensors = _tensors(spaces)
+    try:
+        write_attribute_tensors(path, tensors, metadata, replace=replace)
+    except FileExistsError:
+        raise UserError(f"{path} holds attributes by now: give --force to replace them, or another --out") from None
+
+
+def _tensors(spaces: dict[str, AttributeNormals]) -> dict[str, dict[str, dict[str, NDArray[np.float32]]]]:
+    return {
+        space: {
+            name: {
+                "normal": found.normals[k].numpy(),
+                "bias": found.biases[k].numpy(),
+                "scale": found.scales[k].numpy(),
             }
-            for space, found in spaces.items()
-        },
-        metadata,
-    )
+            for k, name in enumerate(found.names)
+        }
+        for space, found in spaces.items()
+    }

@@ -19,6 +19,7 @@ from hyperdecode.generators.stylegan2 import StyleGAN2
 from hyperdecode.generators.stylegan3 import StyleGAN3
 from hyperdecode.weights.contents import Weights
 from hyperdecode.weights.imported import imported_family, imported_names, load_imported
+from hyperdecode.weights.limits import shown
 from hyperdecode.weights.store import SOURCES, load_tensors, tensors_digest
 
 __all__ = ["EXIT_LAYERS", "FAMILIES", "build_generator", "early_exits", "generator_names", "load_generator"]
@@ -75,7 +76,7 @@ def load_generator(name: str = DEFAULT, device: str | torch.device = "cpu") -> G
         return MobileStyleGAN(tensors, early_exits(name), name).to(device)
     if name not in imported_names():
         raise UserError(
-            f"no generator {name!r}: choose among {', '.join(generator_names())}, or bring one in by "
+            f"no generator {shown(name)}: choose among {', '.join(generator_names())}, or bring one in by "
             "`hyperdecode weights import FILE`"
         )
     return build_generator(load_imported(name), name, device)
@@ -90,7 +91,7 @@ def build_generator(weights: Weights, name: str, device: str | torch.device = "c
         When the weights are of no generator, or their shapes do not fit together.
     """
     if weights.family not in FAMILIES:
-        raise WeightFileError(f"{name} holds weights of {weights.family!r}, which is no generator")
+        raise WeightFileError(f"{name} holds weights of {shown(weights.family)}, which is no generator")
     tensors = {key: torch.tensor(value) for key, value in weights.tensors.items()}
     return cast(Generator, FAMILIES[weights.family](tensors, weights, name).to(device))
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load, save_file
 
 from hyperdecode.decoding.training import State
 from hyperdecode.errors import UserError, WeightFileError
-from hyperdecode.files import atomic_path
+from hyperdecode.files import atomic_path, remove_leftovers
 from hyperdecode.weights.limits import read_bytes, shown
 
 __all__ = ["FileCheckpoint"]
@@ -36,13 +36,14 @@ class FileCheckpoint:
         self.every = every
 
     def load(self) -> State | None:
-        """Return what was saved last, None when nothing was.
+        """Return what was saved last, None when nothing was; what a killed save left is removed.
 
         Raises
         ------
         UserError
             When the file is there and no checkpoint, or damaged.
         """
+        remove_leftovers([self.path])
         if not self.path.exists():
             return None
         try:

@@ -25,7 +25,7 @@ from pathlib import Path
 import tomli_w
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.files import atomic_path, write_text
+from hyperdecode.files import NO_LINKS, atomic_path, write_text
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
 from hyperdecode.pipeline.records import time_stamp
 
@@ -40,7 +40,6 @@ ABANDONED_AFTER = 600.0
 """Seconds without a heartbeat after which the lock of another host is taken over."""
 GUARDED_FOR = 60.0
 """Seconds after which whoever was taking a lock over, a matter of milliseconds, counts as dead."""
-NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from hyperdecode.pipeline.spatial import Raw
 from hyperdecode.pipeline.subjects import bold_source
 from hyperdecode.pipeline.zmaps import EveryEvent, SingleTrials
 from hyperdecode.study.bids import BoldRun, index_bids
-from hyperdecode.study.bids_names import one_line
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.fitted_decoder import FittedDecoder
 from hyperdecode.study.images import iterate_volumes, open_image
 from hyperdecode.study.layout import Layout
+from hyperdecode.study.reading import load_table, one_line
 from hyperdecode.study.transforms import write_matrices
 
 __all__ = ["MapsFile", "NewRuns", "NewTrials", "TrialSource", "new_runs"]
@@ -328,12 +328,8 @@ def _analysed(layout: Layout, subject: str) -> set[str]:
 def _read_table(path: Path) -> pd.DataFrame:
     """Read a TSV as text, so that it is carried along as it is."""
     try:
-        if path.stat().st_size > MAX_TABLE_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size} bytes, a table of trials at most {MAX_TABLE_BYTES}")
-        return pd.read_csv(path, sep="\t", dtype=str)
+        return load_table(path, MAX_TABLE_BYTES, dtype=str)
     except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(
             f"{path} is not readable as a table ({one_line(error)}): give a TSV with one row a trial"
         ) from None

@@ -19,6 +19,7 @@ from hyperdecode.files import write_text
 from hyperdecode.presentation.record import Presented, Shown, events_table
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.raw import run_stem
+from hyperdecode.study.reading import load_json
 
 __all__ = [
     "ABORTED",
@@ -32,7 +33,10 @@ __all__ = [
     "require_free",
 ]
 
+MAX_LOG_BYTES = 16 * 2**20
+"""A log of hours with a trigger each tenth of a second takes some hundred thousand."""
 RUNNING, COMPLETE, ABORTED = "running", "complete", "aborted"
+TRIGGERS = ("scanner", "simulated")
 FOLDER = ("sourcedata", "presentation")
 
 
@@ -66,9 +70,12 @@ class PresentedFiles:
         if not self.events.exists():
             return "new"
         try:
-            log = json.loads(self.log.read_text(encoding="utf-8"))
-            outcome, trigger = str(log["outcome"]), str(log["trigger"])
+            log = load_json(self.log, MAX_LOG_BYTES)
+            outcome, trigger = log["outcome"], log["trigger"]
         except (OSError, ValueError, KeyError, TypeError):
+            return "foreign"
+        # The trigger becomes part of a file's name.
+        if trigger not in TRIGGERS:
             return "foreign"
         return f"{COMPLETE if outcome == COMPLETE else ABORTED} {trigger}"
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hyperdecode.files import remove_leftovers
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.cluster import HERE, Where, spreading
 from hyperdecode.pipeline.lock import make_lock
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.shown import write_shown
-from hyperdecode.study.stimulus_set import StimulusSet, make_stimuli
+from hyperdecode.study.stimulus_set import (
+    FIXATION,
+    LATENTS,
+    MANIFEST,
+    SETTINGS,
+    SHEET,
+    SHOWN,
+    StimulusSet,
+    make_stimuli,
+)
 
 __all__ = ["draw_shown", "prepare_stimuli"]
 
@@ -43,7 +53,10 @@ def prepare_stimuli(
         it.
     """
     with make_lock(study, Layout(study).records), spreading(where) as side_by_side:
-        return make_stimuli(study, config, generator, force=force, progress=progress, side_by_side=side_by_side)
+        made = make_stimuli(study, config, generator, force=force, progress=progress, side_by_side=side_by_side)
+        names = (*made.manifest["stim_file"], MANIFEST, SETTINGS, LATENTS)
+        remove_leftovers(made.folder / name for name in names)
+        return made
 
 
 def draw_shown(study: Path, config: StudyConfig, stimuli: StimulusSet, *, progress: Progress | None = None) -> int:
@@ -65,4 +78,7 @@ def draw_shown(study: Path, config: StudyConfig, stimuli: StimulusSet, *, progre
         As `write_shown` does, and when another command works on the study or shows a run of it.
     """
     with make_lock(study, Layout(study).records):
-        return write_shown(study, config, stimuli, progress=progress)
+        drawn = write_shown(study, config, stimuli, progress=progress)
+        names = (*(f"{SHOWN}/{name}" for name in stimuli.manifest["stim_file"]), FIXATION, SHEET)
+        remove_leftovers(stimuli.folder / name for name in names)
+        return drawn

@@ -41,7 +41,7 @@ COMMENT_WIDTH = 116
 LONGEST_KEY = 100
 EXPECTED = {
     "model_type": "a section of keys",
-    "string_pattern_mismatch": "letters and digits",
+    "string_pattern_mismatch": "letters and digits, at most 50",
     "string_too_short": "at least one character",
     "too_short": "at least one",
 }
@@ -213,7 +213,7 @@ def _allowed(info: FieldInfo) -> str:
     if low and high is not None:
         return f"{low} to {high}"
     if any(getattr(item, "pattern", None) for item in info.metadata):
-        return "letters and digits"
+        return "letters and digits, at most 50"
     return ""
 
 

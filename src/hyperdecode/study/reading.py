@@ -90,7 +90,7 @@ def load_json(path: Path, limit: int = MAX_JSON_BYTES) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def load_table(path: Path, **options: Any) -> pd.DataFrame:
+def load_table(path: Path, limit: int = MAX_TABLE_BYTES, **options: Any) -> pd.DataFrame:
     """Read a tab-separated table with a header by `pandas.read_csv`.
 
     Raises
@@ -98,7 +98,7 @@ def load_table(path: Path, **options: Any) -> pd.DataFrame:
     OSError, ValueError
         As `read_regular`, and when the content is no table.
     """
-    data = read_regular(path, MAX_TABLE_BYTES)
+    data = read_regular(path, limit)
     try:
         table: pd.DataFrame = pd.read_csv(io.BytesIO(data), sep="\t", **options)
     except (OverflowError, LookupError, TypeError, AttributeError) as error:

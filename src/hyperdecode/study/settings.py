@@ -48,7 +48,8 @@ ModelName = Literal[
 BaselineName = Literal["eigenfaces", "vaegan"]
 """What a study's reconstructions are compared with (`hyperdecode.pipeline.baselines`)."""
 
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$")]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+$", max_length=50)]
+"""Three of them, subject, session and task, and what else is in a name leave it short enough for any disk."""
 """Value of a BIDS entity."""
 
 

@@ -14,12 +14,20 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from hyperdecode.errors import WeightFileError
+from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import atomic_path
+from hyperdecode.weights.imported import is_name
 from hyperdecode.weights.limits import shown
 from hyperdecode.weights.store import cache_dir
 
-__all__ = ["attributes_path", "boundary_name", "read_attribute_tensors", "read_boundary", "write_attribute_tensors"]
+__all__ = [
+    "MAX_BYTES",
+    "attributes_path",
+    "boundary_name",
+    "read_attribute_tensors",
+    "read_boundary",
+    "write_attribute_tensors",
+]
 
 MAX_BYTES = 16 * 2**20
 PARTS = ("normal", "bias", "scale")
@@ -80,21 +88,39 @@ def boundary_name(path: str | os.PathLike[str]) -> str:
 
 
 def attributes_path(generator: str) -> Path:
-    """Return where a user's attribute normals of a generator are kept."""
+    """Return where a user's attribute normals of a generator are kept.
+
+    Raises
+    ------
+    UserError
+        When no generator can have that name.
+    """
+    if not is_name(generator):
+        raise UserError(f"{shown(generator)} cannot name a generator: `hyperdecode weights list` shows the names")
     return cache_dir() / "attributes" / f"{generator}.safetensors"
 
 
 def write_attribute_tensors(
-    path: str | os.PathLike[str], spaces: Mapping[str, Mapping[str, Mapping[str, Array]]], metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    spaces: Mapping[str, Mapping[str, Mapping[str, Array]]],
+    metadata: Mapping[str, str],
+    *,
+    replace: bool = True,
 ) -> None:
-    """Write attributes by space and name; each has `normal` (d,), `bias` () and `scale` ()."""
+    """Write attributes by space and name; each has `normal` (d,), `bias` () and `scale` ().
+
+    Raises
+    ------
+    FileExistsError
+        When there is a file and it may not be replaced.
+    """
     tensors = {
         f"{space}.{name}.{part}": np.asarray(parts[part], np.float32)
         for space, attributes in spaces.items()
         for name, parts in attributes.items()
         for part in PARTS
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace=replace) as temporary:
         save_file(tensors, temporary, metadata=dict(metadata))
 
 

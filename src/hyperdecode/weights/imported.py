@@ -24,15 +24,22 @@ __all__ = [
     "imported_names",
     "imported_path",
     "imported_summary",
+    "is_name",
     "load_imported",
     "name_for",
     "names_in_cache",
     "save_imported",
+    "taken",
     "weights_of",
 ]
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 DIGEST = "tensors_sha256"
+
+
+def is_name(name: str) -> bool:
+    """Whether weights may have that name: it is a plain one, and no way to another folder."""
+    return NAME.fullmatch(name) is not None
 
 
 def checked_name(name: str) -> str:
@@ -43,7 +50,7 @@ def checked_name(name: str) -> str:
     UserError
         When it is not made of a-z, 0-9, ``-``, ``_`` and ``.`` alone, too long, or that of a built-in generator.
     """
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         raise UserError(
             f"{shown(name)} cannot name a generator: use up to 64 of a-z, 0-9, '-', '_' and '.', a letter or digit "
             "first and last"
@@ -71,7 +78,12 @@ def imported_names() -> tuple[str, ...]:
 
 
 def _is_free(name: str) -> bool:
-    return NAME.fullmatch(name) is not None and name not in SOURCES
+    return is_name(name) and name not in SOURCES
+
+
+def taken(name: str) -> UserError:
+    """Return the refusal of a name that weights in the cache have."""
+    return UserError(f"weights named {name} are in the cache already: give --force to replace them, or another --name")
 
 
 def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, force: bool = False) -> Path:
@@ -99,9 +111,7 @@ def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, 
     """
     target = imported_path(name)
     if target.exists() and not force:
-        raise UserError(
-            f"weights named {name} are in the cache already: give --force to replace them, or another --name"
-        )
+        raise taken(name)
     metadata = {
         "family": weights.family,
         "layout": weights.layout,
@@ -112,8 +122,10 @@ def save_imported(weights: Weights, name: str, origin: str, origin_sha256: str, 
         DIGEST: tensors_digest(weights.tensors),
     }
     try:
-        with atomic_path(target) as temporary:
+        with atomic_path(target, replace=force) as temporary:
             save_file(dict(weights.tensors), temporary, metadata=metadata)
+    except FileExistsError:
+        raise taken(name) from None
     except OSError as error:
         raise UserError(
             f"cannot write {target} ({error.strerror}): set HYPERDECODE_CACHE to a folder you can write"

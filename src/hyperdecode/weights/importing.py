@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from hyperdecode.errors import UserError, WeightFileError
+from hyperdecode.errors import WeightFileError
 from hyperdecode.files import sha256_file
 from hyperdecode.weights.contents import WeightContents, Weights
 from hyperdecode.weights.dnnlib import read_dnnlib
 from hyperdecode.weights.hdf5 import SIGNATURE
 from hyperdecode.weights.hyper_data import read_hyper_data
-from hyperdecode.weights.imported import checked_name, imported_path, name_for, save_imported, weights_of
+from hyperdecode.weights.imported import checked_name, imported_path, name_for, save_imported, taken, weights_of
 from hyperdecode.weights.keras_hdf5 import read_keras
 from hyperdecode.weights.layouts import pggan, resnet50, stylegan2, stylegan3
 from hyperdecode.weights.limits import read_bytes, shown
@@ -222,9 +222,7 @@ def import_weights(
     path = Path(path)
     name = name_for(path) if name is None else checked_name(name)
     if imported_path(name).exists() and not force:
-        raise UserError(
-            f"weights named {name} are in the cache already: give --force to replace them, or another --name"
-        )
+        raise taken(name)
     contents = read_weights(path)
     weights = convert(contents)
     if inspect is not None:

