@@ -22,6 +22,7 @@ __all__ = [
     "SSIM_PROTOCOLS",
     "Pictures",
     "Protocol",
+    "check_pictures",
     "ms_ssim_pairs",
     "ms_ssim_scores",
     "pixel_correlation_scores",
@@ -101,7 +102,7 @@ def ssim_pairs(
     array of shape (n_pairs,)
         Similarities in the order of the pairs.
     """
-    _check_pictures(predicted, true)
+    check_pictures(predicted, true)
     rows, columns = _chosen(predicted, true, rows, columns)
     unit = float(KERNEL_SUM) if protocol == "hyper-paper" else 1.0
     first, second = (_counts(p, protocol) for p in (predicted, true))
@@ -139,7 +140,7 @@ def ms_ssim_pairs(
     columns: NDArray[np.intp] | None = None,
 ) -> Array:
     """Structural similarity over five scales of chosen pairs (see `ms_ssim_scores`, and `ssim_pairs` for the pairs)."""
-    _check_pictures(predicted, true)
+    check_pictures(predicted, true)
     if min(true.shape[1:3]) < MS_SSIM_SMALLEST:
         raise UserError(
             f"MS-SSIM has five scales and needs pictures of {MS_SSIM_SMALLEST} pixels or more a side, "
@@ -170,7 +171,7 @@ def pixel_correlation_scores(predicted: Pictures, true: Pictures, size: int = CO
     array of shape (n_predictions, n_stimuli)
         Correlations; a picture of one colour scores 0.
     """
-    _check_pictures(predicted, true)
+    check_pictures(predicted, true)
     x, y = (resized(p, size).reshape(len(p), -1).astype(np.float64) for p in (predicted, true))
     spread_x, spread_y = _spread(x), _spread(y)
     covariance = x.shape[1] * (x @ y.T) - np.outer(x.sum(axis=1), y.sum(axis=1))
@@ -228,7 +229,14 @@ def _chosen(
     return rows, columns
 
 
-def _check_pictures(predicted: Pictures, true: Pictures) -> None:
+def check_pictures(predicted: Pictures, true: Pictures) -> None:
+    """Refuse pictures that are not uint8 RGB of one size, 7 pixels or more a side.
+
+    Raises
+    ------
+    UserError
+        What came in, and what is expected.
+    """
     for name, pictures in (("reconstructions", predicted), ("stimuli", true)):
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3 or min(pictures.shape) == 0:
             raise UserError(

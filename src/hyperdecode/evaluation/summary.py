@@ -19,6 +19,7 @@ from hyperdecode.evaluation.pictures import (
     SSIM_PROTOCOLS,
     Pictures,
     Protocol,
+    check_pictures,
     ms_ssim_pairs,
     ms_ssim_scores,
     pixel_correlation_scores,
@@ -263,13 +264,20 @@ def evaluate_pictures(
     inference = _inference(preset, n_permutations, seed)
     metrics = (*(f"ssim_{p}" for p in protocols), "pixcorr") if preset is None else preset.picture_metrics
     by_pixels = [metric for metric in metrics if metric in ("pixcorr", "identification_pixels")]
-    pixels = _pixel_rows(by_pixels, predicted, true, given, inference) if by_pixels else {}
+    for pictures in (predicted, *given.values()):
+        check_pictures(pictures, true)
+    # Resized once for all metrics but the one that is of full-size pictures.
+    small, small_true = (resized(pictures, COMPARED_SIZE) for pictures in (predicted, true))
+    small_given = {key: resized(pictures, COMPARED_SIZE) for key, pictures in given.items()}
+    pixels = _pixel_rows(by_pixels, small, small_true, small_given, inference) if by_pixels else {}
     rows = []
     for metric in metrics:
         if metric in pixels:
             rows.append(pixels[metric])
-        elif metric != "ms_ssim" or min(true.shape[1:3]) >= MS_SSIM_SMALLEST:
+        elif metric == "ssim_hyper-code":
             rows.append(_structural_row(metric, predicted, true, given, inference))
+        elif metric != "ms_ssim" or min(true.shape[1:3]) >= MS_SSIM_SMALLEST:
+            rows.append(_structural_row(metric, small, small_true, small_given, inference))
     return Evaluation(*table_of(rows, inference))
 
 
@@ -277,9 +285,8 @@ def _pixel_rows(
     metrics: Sequence[str], predicted: Pictures, true: Pictures, given: Mapping[str, Pictures], inference: Inference
 ) -> dict[str, Row]:
     """Pixel correlation, and identification by it."""
-    small = resized(true, COMPARED_SIZE)
-    scores = {key: pixel_correlation_scores(resized(p, COMPARED_SIZE), small) for key, p in given.items()}
-    own = pixel_correlation_scores(resized(predicted, COMPARED_SIZE), small)
+    scores = {key: pixel_correlation_scores(pictures, true) for key, pictures in given.items()}
+    own = pixel_correlation_scores(predicted, true)
     rows = {}
     for metric in metrics:
         change, pool = (win_rates, f"{len(true) - 1} other test faces") if metric != "pixcorr" else (np.asarray, "")
