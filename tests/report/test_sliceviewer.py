@@ -37,6 +37,13 @@ def test_the_viewer_is_one_frame_that_asks_for_nothing(brain):
     assert "<link" not in tags and "src=" not in tags.replace("src='data:", "").replace('src="data:', "")
 
 
+def test_the_same_map_gives_the_same_viewer(brain):
+    first, second = (html.unescape(interactive_slices(brain, title="x")) for _ in range(2))
+    assert first == second
+    # Every part by its one name, so that the script finds them.
+    assert set(re.findall(r'id="\w*?-?(?:spriteImg|viewer|colorMap|overlayImg)-([^"]*)"', first)) == {"slices"}
+
+
 def test_the_viewer_gets_coarser_until_it_fits(brain):
     fine = interactive_slices(brain, title="x", megabytes=1.5)
     coarse = interactive_slices(brain, title="x", megabytes=0.4)

@@ -21,6 +21,8 @@ __all__ = ["interactive_slices"]
 VOXEL_SIZES = (2.0, 2.5, 3.0, 4.0, 6.0)
 """Of the drawn background, mm: the first that keeps the viewer small enough."""
 ICON = re.compile(r"<link\s+rel=\"icon\"[^>]*>", re.DOTALL)
+NAMED = re.compile(r"div_viewer-([0-9a-f]{32})")
+"""What nilearn calls a viewer: a name drawn anew each time. Alone in its document it may have a fixed one."""
 REMOTE = re.compile(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//|url\(\s*[\"']?(?:https?:)?//|@import", re.IGNORECASE)
 
 
@@ -91,6 +93,8 @@ def _coarser(image: SpatialImage, size: float) -> Any:
 def _document(img: Any, background: Any, style: dict[str, Any]) -> str:
     view = view_img(img, bg_img=background, resampling_interpolation="nearest", black_bg=False, colorbar=True, **style)
     page = ICON.sub("", str(view.html))
+    if drawn := NAMED.search(page):
+        page = page.replace(drawn[1], "slices")
     if found := REMOTE.search(page):
         raise UserError(
             f"nilearn's viewer would ask for {page[found.start() : found.start() + 60]!r}: please report this"
