@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 QUICK ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# What pip builds with is pinned too: older versions of pip take the first name, newer ones the second.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test test-slow test-gpu fuzz lint bench clean
+.PHONY: demo test test-slow test-gpu fuzz audit lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -31,6 +34,9 @@ test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
 fuzz: $(VENV)/.installed  ## 20,000 harmed files through every reader, in processes of limited memory and time
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
 
+audit:  ## known vulnerabilities of the pinned versions; skipped with a reason where nobody can be asked
+	$(PYTHON) .ci/audit.py
+
 lint: $(VENV)/.installed  ## style, types and the import contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +54,4 @@ bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/simulate.py --json
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .venv-audit demo build *.egg-info

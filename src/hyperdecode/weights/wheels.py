@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from hyperdecode.errors import UserError
 __all__ = ["download_wheel"]
 
 DOWNLOAD_SECONDS = 900
+PINNED, HASH = re.compile(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+"), re.compile(r"[0-9a-f]{64}")
 
 
 def download_wheel(requirement: str, filename: str, sha256: str, folder: Path, by_hand: str) -> Path:
@@ -33,7 +35,11 @@ def download_wheel(requirement: str, filename: str, sha256: str, folder: Path, b
     ------
     UserError
         When it cannot be had.
+    ValueError
+        When version or hash is not pinned.
     """
+    if not (PINNED.fullmatch(requirement) and HASH.fullmatch(sha256)):
+        raise ValueError(f"{requirement} is not pinned by version and SHA-256")
     pinned = folder / "pinned.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
