@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from hyperdecode.study.fmriprep import (
     load_fmriprep_run,
 )
 from hyperdecode.study.fmriprep_confounds import load_fmriprep_confounds
-from hyperdecode.study.images import check_grid
+from hyperdecode.study.images import check_grid, iterate_volumes
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.settings import BoldSettings
 
@@ -158,10 +158,9 @@ class AsIs:
 
     def clean(self, run: BoldRun, progress: Progress | None = None) -> CleanSeries:
         """Read the run."""
-        loaded = load_run(run)
-        data = np.asarray(loaded.image.dataobj)
-        inside = _not_faint(data)
-        values = np.ascontiguousarray(data[inside].T, dtype=np.float32)
+        loaded = load_run(run, in_memory=False)
+        inside = _not_faint(iterate_volumes(run.bold))
+        values = _series_inside(run.bold, inside, loaded.image.shape[3])
         return plain_series(loaded, values, inside, np.asarray(loaded.image.affine), self.bold)
 
 
@@ -187,18 +186,31 @@ def run_events(run: BoldRun, n_volumes: int, t_r: float) -> pd.DataFrame:
     return events
 
 
-def _not_faint(data: NDArray[Any]) -> NDArray[np.bool_]:
+def _not_faint(volumes: Iterator[NDArray[Any]]) -> NDArray[np.bool_]:
     """Voxels whose mean is above a tenth of the bright ones'; all that vary where the mean tells nothing."""
-    mean = data.mean(axis=3, dtype=np.float32)
+    first = next(volumes)
+    total, varies, n = first.astype(np.float32), np.zeros(first.shape, dtype=bool), 1
+    for volume in volumes:
+        n += 1
+        total += volume.astype(np.float32, copy=False)
+        varies |= volume != first
+    mean = total / np.float32(n)
     # A voxel that is NaN somewhere is kept: its z will be NaN, counted and reported.
     known = np.where(np.isfinite(mean), mean, np.inf)
     finite = mean[np.isfinite(mean)]
     bright = float(np.percentile(finite, 98)) if finite.size else 0.0
-    first = data[..., 0]
     # Series that were centred or standardised have no mean to go by.
     if bright <= 0 or float(np.percentile(finite, 2)) < -FAINT * bright:
-        return np.asarray((data != first[..., None]).any(axis=3))
+        return varies
     return np.asarray(known > FAINT * bright)
+
+
+def _series_inside(path: Path, inside: NDArray[np.bool_], n_volumes: int) -> NDArray[np.float32]:
+    """Read volumes x voxels of a mask, in C order of the grid, a volume in memory at a time."""
+    values = np.empty((n_volumes, int(inside.sum())), np.float32)
+    for row, volume in zip(values, iterate_volumes(path), strict=True):
+        row[:] = volume[inside]
+    return values
 
 
 @dataclass(frozen=True)
@@ -258,10 +270,10 @@ class Fmriprep:
     def clean(self, run: BoldRun, progress: Progress | None = None) -> CleanSeries:
         """Read series inside the mask, and the confounds."""
         found = self.found[run.stem]
-        loaded = load_fmriprep_run(found)
+        loaded = load_fmriprep_run(found, in_memory=False)
         check_grid(loaded.image, found.bold, self.inside, found.mask)
         inside = np.asarray(self.inside.dataobj) > 0
-        values = np.ascontiguousarray(np.asarray(loaded.image.dataobj)[inside].T, dtype=np.float32)
+        values = _series_inside(found.bold, inside, loaded.image.shape[3])
         asked = self.bold
         known = load_fmriprep_confounds(found, asked.confounds, motion=asked.motion, fd_threshold=asked.fd_threshold)
         return CleanSeries(
@@ -331,7 +343,7 @@ class KeptBold:
         files = self.files(run)
         image = nib.load(files["bold"])
         inside = np.asarray(nib.load(files["brain_mask"]).dataobj) > 0
-        values = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32)[inside].T)
+        values = _series_inside(files["bold"], inside, image.shape[3])
         said = json.loads(files["sidecar"].read_text(encoding="utf-8"))
         table = pd.read_csv(files["nuisance"], sep="\t") if said["Nuisance"] else pd.DataFrame(index=range(len(values)))
         return CleanSeries(

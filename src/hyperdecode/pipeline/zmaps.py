@@ -28,7 +28,7 @@ from hyperdecode.pipeline.sources import BoldSource, CleanSeries, KeptBold
 from hyperdecode.report.boldquality import carpet_figure
 from hyperdecode.stimuli.schedule import REPEAT
 from hyperdecode.study.bids import BoldRun
-from hyperdecode.study.derivatives import write_image, write_json, write_table
+from hyperdecode.study.derivatives import write_image, write_json, write_table, write_volumes
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.settings import BoldSettings
 from hyperdecode.study.stimulus_set import StimulusSet
@@ -190,7 +190,9 @@ class SingleTrials:
                 slice_time_ref=clean.slice_time_ref,
             )
         files, affine, space = self.files(run), clean.affine, self._code
-        write_image(files["zmap"], clean.volume(maps.z[chosen].T, 0.0), affine, space=space)
+        volumes = (clean.volume(maps.z[row], 0.0) for row in np.flatnonzero(chosen))
+        x, y, depth = clean.inside.shape
+        write_volumes(files["zmap"], volumes, (x, y, depth, int(chosen.sum())), affine, space)
         write_table(files["trials"], table)
         write_image(files["mean"], clean.volume(clean.values.mean(axis=0), 0.0), affine, space=space)
         drift = cosine_drift(frame_times(len(clean.values), clean.t_r), self.bold.high_pass)

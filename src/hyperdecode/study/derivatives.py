@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 import hyperdecode
 from hyperdecode.errors import UserError
 from hyperdecode.files import atomic_path, write_text
 from hyperdecode.study.reading import load_json
 
-__all__ = ["Derivatives", "write_image", "write_json", "write_table"]
+__all__ = ["Derivatives", "write_image", "write_json", "write_table", "write_volumes"]
 
 MARKER = "dataset_description.json"
 
@@ -85,6 +87,41 @@ def write_image(
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
     return image
+
+
+def write_volumes(
+    path: Path, volumes: Iterable[NDArray[np.float32]], shape: tuple[int, int, int, int], affine: Any, space: str
+) -> None:
+    """Write a ``.nii.gz`` of float32 as `write_image` does, to the byte, with one volume in memory at a time.
+
+    Raises
+    ------
+    ValueError
+        When the volumes are not those of `shape`.
+    """
+    n_volumes = 0
+    with atomic_path(path) as temporary, open(temporary, "wb") as raw:
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=1, mtime=0) as stream:
+            stream.write(_header(shape, affine, space))
+            for volume in volumes:
+                if volume.shape != shape[:3] or volume.dtype != np.float32:
+                    raise ValueError(f"a volume is {volume.dtype} {volume.shape}, not float32 {shape[:3]}")
+                n_volumes += 1
+                stream.write(volume.tobytes(order="F"))
+        if n_volumes != shape[3]:
+            raise ValueError(f"{n_volumes} volumes came, {shape[3]} were to come")
+
+
+def _header(shape: tuple[int, int, int, int], affine: Any, space: str) -> bytes:
+    """Return the header that nibabel writes for float32, and the four bytes that say that nothing follows it."""
+    image = nib.Nifti1Image(np.broadcast_to(np.float32(0), shape), affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_sform(affine, code=space)
+    image.set_qform(affine, code=space)
+    image.header["magic"] = b"n+1"
+    image.header["vox_offset"] = 352
+    image.header.set_slope_inter(1, 0)
+    return bytes(image.header.binaryblock) + bytes(4)
 
 
 def _ours(marker: Path) -> bool:
