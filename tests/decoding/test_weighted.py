@@ -3,8 +3,9 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from hyperdecode.decoding.explained import explained_shares
 from hyperdecode.decoding.ridge import RidgeDecoder
-from hyperdecode.decoding.weighted import Moments, WeightedRidgeDecoder, explained_shares
+from hyperdecode.decoding.weighted import Moments, WeightedRidgeDecoder
 from hyperdecode.errors import LeakageError, UserError
 
 ALPHAS = (10.0, 100.0, 1000.0)

@@ -30,7 +30,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Spectrum", "decompose", "dual_weights", "left_out_errors", "left_out_residuals", "stacked"]
+__all__ = [
+    "Spectrum",
+    "decompose",
+    "dual_solution",
+    "dual_weights",
+    "left_out_errors",
+    "left_out_residuals",
+    "stacked",
+]
 
 ROUNDING = 1000.0
 """A penalty is believed beside an eigenvalue of about zero when it is this many rounding errors of the largest one."""
@@ -69,6 +77,7 @@ def decompose(
     weights: Tensor | None = None,
     rank: int | None = None,
     precision: torch.dtype = torch.float64,
+    overwrite: bool = False,
 ) -> Spectrum:
     """Decompose a trial kernel within the subspace that an intercept leaves.
 
@@ -83,6 +92,8 @@ def decompose(
         Number of voxels, where it is known: no more eigenvalues than that are above zero.
     precision : torch.dtype
         Type that the kernel was computed in, for how far its small eigenvalues can be believed.
+    overwrite : bool
+        Whether a float64 kernel may be worked on in its own place: two matrices of its size less are needed.
 
     Returns
     -------
@@ -90,13 +101,9 @@ def decompose(
     """
     n = len(kernel)
     y = latents.to(kernel.device, torch.float64)
-    q = torch.ones(n, dtype=torch.float64, device=kernel.device)
-    k = kernel.to(torch.float64)
-    if weights is not None:
-        q = weights.to(q).sqrt()
-        k = k * q * q[:, None]
-    inner, mirror = _deflated(k, q)
+    inner, mirror, q = _deflated(kernel, weights, overwrite)
     values, inner_vectors = torch.linalg.eigh(inner)
+    del inner
     values = values.clamp_min(0)
     if rank is not None and rank < n - 1:
         values[: n - 1 - rank] = 0
@@ -109,15 +116,51 @@ def decompose(
     return Spectrum(values, vectors, vectors.T @ (q[:, None] * y), q, floor)
 
 
-def _deflated(kernel: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the kernel in a basis of the subspace orthogonal to `q`, and the mirror (Householder) that makes it."""
+def _deflated(kernel: Tensor, weights: Tensor | None, overwrite: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the weighted kernel in a basis of what is orthogonal to q, the mirror (Householder) for it, and q."""
+    k = kernel.to(torch.float64)
+    k = k if overwrite or k is not kernel else k.clone()
+    q = torch.ones(len(k), dtype=torch.float64, device=k.device)
+    if weights is not None:
+        q = weights.to(q).sqrt()
+        k.mul_(q).mul_(q[:, None])
     mirror = q / q.norm()
     mirror[0] += 1  # q is positive: no cancellation
-    product = kernel @ mirror
+    product = k @ mirror
     scale = 2 / (mirror @ mirror)
     product = scale * product - 0.5 * scale**2 * (mirror @ product) * mirror
-    mirrored = kernel - torch.outer(mirror, product) - torch.outer(product, mirror)
-    return mirrored[1:, 1:], mirror
+    k.addr_(mirror, product, alpha=-1).addr_(product, mirror, alpha=-1)
+    return k[1:, 1:], mirror, q
+
+
+def dual_solution(kernel: Tensor, latents: Tensor, alpha: float, weights: Tensor | None = None) -> Tensor:
+    r"""Return what `dual_weights` does for one penalty alone, (n_trials, n_latents), without a decomposition.
+
+    Parameters
+    ----------
+    kernel : Tensor of shape (n_trials, n_trials)
+        As for `decompose`; it is overwritten.
+    latents : Tensor of shape (n_trials, n_latents)
+    alpha : float
+    weights : Tensor of shape (n_trials,), optional
+        Of the trials, positive, with a mean of 1.
+
+    Returns
+    -------
+    Tensor
+        NaN where the kernel is too singular for the penalty.
+    """
+    inner, mirror, q = _deflated(kernel, weights, overwrite=True)
+    y = q[:, None] * latents.to(q)
+    scale = 2 / (mirror @ mirror)
+    reflected = y - scale * torch.outer(mirror, mirror @ y)
+    inner.diagonal().add_(alpha)
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    if int(failed):
+        return torch.full_like(y, torch.nan)
+    solved = torch.zeros_like(y)
+    solved[1:] = torch.cholesky_solve(reflected[1:], factor)
+    return q[:, None] * (solved - scale * torch.outer(mirror, mirror @ solved))
 
 
 def dual_weights(spectrum: Spectrum, alphas: Tensor) -> Tensor:

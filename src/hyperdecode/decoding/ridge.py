@@ -216,7 +216,7 @@ class _Dual:
     ) -> None:
         self.voxels, self.folds = voxels, folds
         precision = voxels.responses.kind.dtype
-        self.spectrum = decompose(voxels.kernel(), latents, weights, voxels.n_voxels, precision)
+        self.spectrum = decompose(voxels.kernel(), latents, weights, voxels.n_voxels, precision, overwrite=True)
 
     def errors(self, alphas: Array) -> Tensor:
         return left_out_errors(self.spectrum, alphas.tolist(), self.folds)

@@ -14,8 +14,10 @@ from hyperdecode.errors import UserError
 __all__ = ["Standardised"]
 
 PRODUCT_COLUMNS = 1024
-"""Voxels (or trials) whose products are summed in float32 before the sum goes on in float64."""
-
+"""Voxels (or trials) whose products are summed in float32 before the sum goes on in float64. Blocks are this wide, or
+some times it, so that sums do not depend on how many voxels fit memory."""
+CHUNK = 4096
+"""Width of the pieces in which stores on disk keep voxels: wider blocks are cut there."""
 
 ROW_BYTES = 2**27
 """Trials that are worked on at once, in bytes of float64: more are no faster."""
@@ -83,6 +85,42 @@ class Standardised:
         self._refuse(bad, constant)
         return total
 
+    def learn(self, sample: slice) -> Tensor:
+        """Learn mean and scale, and return some standardised voxels, (n_trials, n_sample); reads everything once.
+
+        `sample` has a step and neither start nor stop.
+        """
+        constant = bad = 0
+        found = []
+        for block in self._column_blocks():
+            z = self.responses.columns(block.start, block.stop)
+            moments = self._moments(z, self.weights)
+            bad += int((~torch.isfinite(moments.mean)).sum()) and int((~torch.isfinite(z)).any(0).sum())
+            constant += self._learn(block, moments)
+            z = self._standardise(z, block)
+            found.append(z[:, -block.start % sample.step :: sample.step].clone())
+            self.kept = z if self.whole else None
+        self._refuse(bad, constant)
+        return torch.cat(found, 1)
+
+    def weighed_kernel(self, roots: Tensor) -> Tensor:
+        """Return inner products of the trials once each voxel is multiplied by its root, (n_voxels,); after `learn`."""
+        total = torch.zeros(len(self.weights), len(self.weights), dtype=torch.float64, device=self.mean.device)
+        for block, z in self.columns():
+            _add_products(total, (z * roots[block].to(z)).T)
+        return total
+
+    def sums(self, which: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return weighted sums over some trials: products of voxels, voxels, products with `latents`; after `learn`."""
+        total = torch.zeros(self.n_voxels, self.n_voxels, dtype=torch.float64, device=self.mean.device)
+        plain, cross = torch.zeros_like(self.mean), torch.zeros(self.n_voxels, latents.shape[1]).to(total)
+        for rows in torch.split(which, self.n_rows):
+            z, weights = self.rows(rows), self.weights[rows]
+            _add_products(total, z * weights.sqrt().to(z)[:, None] if self.weighted else z)
+            plain += weights @ z.double()
+            cross += z.T.double() @ (weights[:, None] * latents[rows])
+        return total, plain, cross
+
     def gram(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return inner products of voxels with each other and with weighted latents, float64; reads everything twice.
 
@@ -94,7 +132,7 @@ class Standardised:
         total = torch.zeros(self.n_voxels, self.n_voxels, dtype=torch.float64, device=self.mean.device)
         cross = torch.zeros(self.n_voxels, latents.shape[1], dtype=torch.float64, device=self.mean.device)
         for rows in self._row_blocks():
-            z = self._rows(rows)
+            z = self.rows(rows)
             z = z * self.weights[rows].sqrt().to(z)[:, None] if self.weighted else z
             _add_products(total, z)
             cross += z.T.double() @ latents[rows]
@@ -107,10 +145,11 @@ class Standardised:
 
     def trials(self, which: Tensor) -> Tensor:
         """Return weighted, standardised trials, float64."""
-        z = self._rows(which).double()
+        z = self.rows(which).double()
         return z * self.weights[which].sqrt()[:, None] if self.weighted else z
 
-    def _rows(self, which: Tensor) -> Tensor:
+    def rows(self, which: Tensor) -> Tensor:
+        """Return standardised trials, not weighted."""
         if self.kept is not None:
             return self.kept[which]
         return self._standardise(self.responses.rows(which), slice(None))
@@ -128,7 +167,8 @@ class Standardised:
 
     def _column_blocks(self) -> Iterator[slice]:
         each = max(1, self.budget // (3 * len(self.weights) * self.responses.itemsize))
-        width = self.n_voxels if self.whole else min(each, self.n_voxels)
+        step = next((step for step in (CHUNK, PRODUCT_COLUMNS) if each >= step), 1)
+        width = self.n_voxels if self.whole else min(each // step * step, self.n_voxels)
         for start in range(0, self.n_voxels, width):
             yield slice(start, min(start + width, self.n_voxels))
 

@@ -13,20 +13,27 @@ from torch import Tensor
 
 from hyperdecode.decoding.arrays import to_numpy
 from hyperdecode.decoding.base import LinearDecoder
+from hyperdecode.decoding.blocks import Responses, available_memory
+from hyperdecode.decoding.checks import checked_weights
+from hyperdecode.decoding.explained import Encoding, sampled
 from hyperdecode.decoding.folds import folds_of
-from hyperdecode.decoding.kernel import Spectrum, decompose, dual_weights, left_out_errors
+from hyperdecode.decoding.left_out import DualForm, LeftOut, PrimalForm, kept_weights
 from hyperdecode.decoding.penalties import DEFAULT_ALPHAS, checked_alphas, chosen_alphas, searched_alphas
+from hyperdecode.decoding.standardised import Standardised
 from hyperdecode.errors import UserError
+from hyperdecode.memory import VARIABLE, amount
 
 __all__ = ["WeightedRidgeDecoder"]
 
 Array = NDArray[np.float64]
 
-ENCODING_ALPHAS = np.logspace(-2, 3, 11)
-"""Penalties of the encoding model, in units of the mean diagonal of the latents' kernel."""
+ENCODED = 256
+"""Voxels that are compared with latents at once."""
 
-N_SAMPLE = 512
-"""About as many voxels choose the penalty of the encoding model, which is one for all."""
+COEF_COLUMNS = 4096
+
+LEAST_BLOCKS = 2**26
+"""Bytes of responses that are read at once, at least."""
 
 LEAST_FREEDOM = 10
 """Noise is told from signal where a tenth of the trials are left over by the latents."""
@@ -73,6 +80,9 @@ class WeightedRidgeDecoder(LinearDecoder):
         are averages themselves, how many times more of them.
     seed : int
         Shuffles the trials into folds. Not used when `fit` gets groups.
+    memory : int, optional
+        Bytes that the fit may take beside its input; half of what is free without it. Responses that do not
+        fit are read block by block, with the same result.
 
     Attributes
     ----------
@@ -91,8 +101,10 @@ class WeightedRidgeDecoder(LinearDecoder):
 
     Notes
     -----
-    All is computed in float64, with the responses in memory. One decomposition of the latents' kernel gives all voxels'
-    :math:`R^2`, one of the trials' kernel all penalties (`hyperdecode.decoding.kernel`).
+    One decomposition of the latents' products gives all voxels' :math:`R^2` (`hyperdecode.decoding.explained`), one of
+    the trials' kernel, or of the voxels' products where trials are at least twice as many, all penalties
+    (`hyperdecode.decoding.left_out`); both in float64. Products of float32 responses are summed in float32 over
+    blocks, and over the blocks in float64.
     """
 
     def __init__(
@@ -102,12 +114,14 @@ class WeightedRidgeDecoder(LinearDecoder):
         standardize: bool = True,
         n_averaged: float = 1,
         seed: int = 0,
+        memory: int | None = None,
     ) -> None:
         self.alphas = alphas
         self.cv = cv
         self.standardize = standardize
         self.n_averaged = n_averaged
         self.seed = seed
+        self.memory = memory
 
     def fit(
         self,
@@ -121,8 +135,8 @@ class WeightedRidgeDecoder(LinearDecoder):
 
         Parameters
         ----------
-        X : array or Tensor of shape (n_trials, n_voxels)
-            Responses.
+        X : array, Tensor or array-like of shape (n_trials, n_voxels)
+            Responses. What lies on disk is read in blocks (`hyperdecode.decoding.blocks.Responses`).
         Y : array or Tensor of shape (n_trials, n_latents) or (n_trials,)
             Latents of the stimuli shown.
         roles : sequence of {"train", "test"}, length n_trials, optional
@@ -137,7 +151,8 @@ class WeightedRidgeDecoder(LinearDecoder):
         LeakageError
             When a row is a test trial.
         UserError
-            When arrays do not fit together, contain NaN or constant voxels, or the trials are too few for the folds.
+            When arrays do not fit together, contain NaN or constant voxels, the trials are too few for the folds, or
+            the system of equations is larger than memory.
 
         Warns
         -----
@@ -147,28 +162,101 @@ class WeightedRidgeDecoder(LinearDecoder):
         alphas = checked_alphas(self.alphas)
         if not self.n_averaged >= 1:
             raise UserError(f"n_averaged must be 1 trial or more, got {self.n_averaged!r}")
-        trials = self._training_trials(X, Y, roles, sample_weight)
-        folds = folds_of(len(trials.voxels), self.cv, groups, self.seed)
-        z, latents, latent_mean = self._standardised(trials, self.standardize)
-        weights = torch.ones(len(z)).to(z) if trials.weights is None else trials.weights.to(z)
-        alone = list(torch.arange(len(z))[:, None]) if folds is None else folds
-        held_out = _HeldOut([_LeftOut(z, latents, weights, fold.to(z.device)) for fold in alone], latents, weights)
+        responses = Responses(X)
+        latents = self._training_latents(X, Y, responses.shape, roles).to(responses.kind.device, torch.float64)
+        weights = checked_weights(sample_weight, latents)
+        folds = folds_of(len(latents), self.cv, groups, self.seed)
+        form, budget = self._planned(responses, latents.shape[1])
+        voxels = Standardised(responses, weights, self.standardize, budget)
+        sample = voxels.learn(sampled(voxels.n_voxels))
+        latent_mean = voxels.weights @ latents / len(latents)
+        latents = latents - latent_mean
+        alone = torch.arange(len(latents))[:, None] if folds is None else folds
+        left = [fold.to(latents.device) for fold in alone]
+        *shares, everything = _trust(voxels, latents, sample, [*left, left[0][:0]], budget)
+        solver = form(voxels, latents)
+        self._choose_alpha(
+            _HeldOut([solver.left_out(*each) for each in zip(shares, left, strict=True)], latents, voxels.weights),
+            alphas,
+        )
+        coef = solver.coefficients(everything, self.alpha_)
+        scales = torch.split(self.scale_ / voxels.scale, COEF_COLUMNS)
+        for part, scale in zip(torch.split(coef, COEF_COLUMNS, 1), scales, strict=True):
+            part.mul_(scale)
+        self._keep(coef.to(responses.kind.dtype), voxels, latent_mean)
+        self.voxel_weights_ = to_numpy(everything)
+        return self
 
+    def _choose_alpha(self, held_out: _HeldOut, alphas: Array) -> None:
         def errors_of(grid: Array) -> Array:
             return np.array([[held_out.moments(alpha).error(self.n_averaged)] for alpha in grid])
 
         self.alphas_, errors = searched_alphas(errors_of, alphas)
         self.alpha_ = float(chosen_alphas(self.alphas_, errors)[0])
-        self.cv_scores_ = -errors[:, 0] / latents.shape[1]
+        self.cv_scores_ = -errors[:, 0] / held_out.true.shape[1]
         self.scale_ = held_out.moments(self.alpha_).slope
-        shares = explained_shares(latents, z, weights)
-        spectrum = decompose((z * shares) @ z.T, latents, weights, z.shape[1])
-        dual = self.scale_ * dual_weights(spectrum, torch.full((latents.shape[1],), self.alpha_).to(z))
-        coef = shares * (dual.T @ z) / torch.from_numpy(self.x_scale_).to(z)
-        intercept = latent_mean - coef @ torch.from_numpy(self.x_mean_).to(z)
-        self.coef_, self.intercept_ = (to_numpy(a.to(trials.kind.dtype)) for a in (coef, intercept))
-        self.voxel_weights_ = to_numpy(shares)
-        return self
+
+    def _keep(self, coef: Tensor, voxels: Standardised, latent_mean: Tensor) -> None:
+        offset = latent_mean
+        for block, mean in zip(torch.split(coef, COEF_COLUMNS, 1), torch.split(voxels.mean, COEF_COLUMNS), strict=True):
+            offset = offset - block.double() @ mean
+        self.coef_, self.intercept_ = to_numpy(coef), to_numpy(offset.to(coef))
+        self.x_mean_, self.x_scale_ = to_numpy(voxels.mean), to_numpy(voxels.scale)
+
+    def _planned(self, responses: Responses, n_latents: int) -> tuple[type[DualForm] | type[PrimalForm], int]:
+        """Return how to solve the equations, and the bytes that blocks of responses may take beside them."""
+        if self.memory is not None and not self.memory > 0:
+            raise UserError(f"memory must be a number of bytes above 0, got {self.memory!r}")
+        memory = available_memory(responses.kind.device) // 2 if self.memory is None else int(self.memory)
+        (n, v), itemsize = responses.shape, responses.itemsize
+        # Latents and, of each fold, targets; in the end the weights, in three copies.
+        kept = 8 * 6 * n * n_latents
+        weights = kept + 3 * itemsize * n_latents * v
+        dual, reading_dual = _dual_needs(n, itemsize)
+        primal, reading_primal = _primal_needs(n, v, itemsize)
+        use_primal = 2 * v <= n or (v < n and kept + dual > memory)
+        most, reading = (primal, reading_primal) if use_primal else (dual, reading_dual)
+        needed = max(kept + most, kept + reading + LEAST_BLOCKS, weights)
+        if needed > memory:
+            raise UserError(
+                f"ridge regression on {n} trials x {v} voxels needs {amount(needed)} and may take {amount(memory)}: "
+                "average repeats (decoding.repeats = 'average'), choose fewer voxels (bold.n_voxels), or allow more "
+                f"memory ({VARIABLE})"
+            )
+        return PrimalForm if use_primal else DualForm, memory - kept - reading
+
+
+def _dual_needs(n: int, itemsize: int) -> tuple[int, int]:
+    """Bytes of what is made of n trials: at most, and while responses are read.
+
+    A kernel, float64, with a product to be added; of each fold, its trials in the basis of the others. At most: the
+    kernel of four fifths of the trials, its eigenvectors and LAPACK's workspace of twice their size.
+    """
+    return (22 + itemsize) * n**2, (8 + 2 * itemsize) * n**2
+
+
+def _primal_needs(n: int, v: int, itemsize: int) -> tuple[int, int]:
+    """Bytes of the products of v voxels, of all trials and of a fold, and of each fold's trials in their basis."""
+    products = itemsize * n * v
+    return 8 * 5 * v**2 + products, (8 * 2 + itemsize) * v**2 + products
+
+
+def _trust(voxels: Standardised, latents: Tensor, sample: Tensor, folds: list[Tensor], budget: int) -> list[Tensor]:
+    """Return how far to trust each voxel, (n_voxels,), without each of the folds; several folds in one reading."""
+    each = 8 * len(latents) * min(latents.shape[1], len(latents))
+    at_once = max(1, budget // 4 // each)
+    found = []
+    for first in range(0, len(folds), at_once):
+        some = [kept_weights(voxels.weights, fold) for fold in folds[first : first + at_once]]
+        models = [Encoding(latents[kept] - w @ latents[kept] / len(w), sample[kept].double(), w) for kept, w in some]
+        shares = torch.empty(len(some), voxels.n_voxels).to(latents)
+        for block, z in voxels.columns():
+            for start in range(block.start, block.stop, ENCODED):
+                part = z[:, start - block.start : start - block.start + ENCODED].double()
+                for row, ((kept, _), model) in enumerate(zip(some, models, strict=True)):
+                    shares[row, start : start + part.shape[1]] = model.shares(part[kept])
+        found += [model.trusted(own) for model, own in zip(models, shares, strict=True)]
+    return found
 
 
 class Moments(NamedTuple):
@@ -207,32 +295,10 @@ class Moments(NamedTuple):
         return self.shared / self.spread if self.shared > 0 else 1.0
 
 
-class _LeftOut:
-    """Fits to all trials but those of one fold, voxel weights included."""
-
-    def __init__(self, z: Tensor, latents: Tensor, weights: Tensor, fold: Tensor) -> None:
-        kept = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        kept[fold] = False
-        rest, w = z[kept], weights[kept] / weights[kept].mean()
-        mean = w @ latents[kept] / len(w)
-        shares = explained_shares(latents[kept] - mean, rest, w)
-        kernel = (z * shares) @ rest.T
-        self.fold, self.true = fold, latents[fold] - mean
-        self.spectrum: Spectrum = decompose(kernel[kept], latents[kept] - mean, w, z.shape[1])
-        centred = kernel[fold] - w @ kernel[kept] / len(w)
-        self.products = centred @ (self.spectrum.roots[:, None] * self.spectrum.vectors)
-
-    def predicted(self, alpha: float) -> Tensor:
-        """Return what the fit says of the fold, (n_left_out, n_latents), from its mean; NaN for too small a penalty."""
-        s = self.spectrum
-        divisors = s.values + alpha if float(s.values[0]) + alpha >= s.floor else torch.full_like(s.values, torch.nan)
-        return self.products @ (s.targets / divisors[:, None])
-
-
 class _HeldOut:
     """All trials, each as the fit says that left it out."""
 
-    def __init__(self, folds: list[_LeftOut], latents: Tensor, weights: Tensor) -> None:
+    def __init__(self, folds: list[LeftOut], latents: Tensor, weights: Tensor) -> None:
         self.folds, self.weights = folds, weights
         self.true = torch.empty_like(latents)
         for fold in folds:
@@ -258,53 +324,3 @@ class _HeldOut:
         weighted = w.sqrt() * predicted
         noise = float((weighted.square().sum() - (self.basis.T @ weighted).square().sum()) / self.freedom)
         return Moments(total, shared, spread, min(max(noise, 0.0), spread))
-
-
-def explained_shares(latents: Tensor, voxels: Tensor, weights: Tensor) -> Tensor:
-    """Return how far to trust each voxel: the share of its variance that latents explain, bounded, with a mean of 1.
-
-    Parameters
-    ----------
-    latents : Tensor of shape (n_trials, n_latents)
-        Centred, float64.
-    voxels : Tensor of shape (n_trials, n_voxels)
-    weights : Tensor of shape (n_trials,)
-        Of the trials, positive, with a mean of 1.
-
-    Returns
-    -------
-    Tensor of shape (n_voxels,)
-        All positive; ones where no voxel is explained, or latents do not differ.
-    """
-    kernel = latents @ latents.T
-    unit = float(kernel.diagonal().mean())
-    if not unit > 0:
-        return torch.ones(voxels.shape[1]).to(voxels)
-    n_voxels = voxels.shape[1]
-    some = slice(None, None, max(1, n_voxels // N_SAMPLE))
-    both = torch.cat([voxels, _shuffled(voxels[:, some])], 1)
-    spectrum = decompose(kernel, both, weights, latents.shape[1])
-    sample = spectrum._replace(targets=spectrum.targets[:, :n_voxels][:, some])
-    alphas = unit * ENCODING_ALPHAS
-    errors = left_out_errors(sample, alphas.tolist()).mean(1)
-    best = float(alphas[int(torch.where(errors.isnan(), torch.inf, errors).argmin())])
-    shares = 1 - left_out_errors(spectrum, [best])[0] / _blind_errors(both, weights)
-    shares = torch.where(shares.isfinite(), shares, 0)
-    chance = shares[n_voxels:] - shares[n_voxels:].mean()
-    share = shares[:n_voxels] - shares[n_voxels:].mean()
-    spread = float(share.var(correction=0))
-    sure = max(0.0, 1 - float(chance.square().mean()) / spread) if spread > 0 else 0.0
-    estimate = (share.mean() + sure * (share - share.mean())).clamp_min(float(chance.abs().median()))
-    return estimate / estimate.mean() if float(estimate.mean()) > 0 else torch.ones_like(estimate)
-
-
-def _shuffled(voxels: Tensor) -> Tensor:
-    """Return voxels with their trials in random order, each voxel's its own: what they are without latents."""
-    shuffled = np.random.default_rng(0).permuted(voxels.numpy(force=True), axis=0)
-    return torch.from_numpy(shuffled).to(voxels)
-
-
-def _blind_errors(voxels: Tensor, weights: Tensor) -> Tensor:
-    """Return the squared error of predicting each trial by the mean of all others, (n_voxels,)."""
-    mean = weights @ voxels / len(weights)
-    return weights @ ((voxels - mean) / (1 - weights / len(weights))[:, None]).square() / len(weights)
