@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy.stats import pearsonr
 
 from hyperdecode.decoding.dense import DenseDecoder
@@ -38,6 +37,7 @@ from hyperdecode.split import Split
 from hyperdecode.study.config import StudyConfig, read_config
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_stimuli
+from hyperdecode.study.trial_store import open_store
 from hyperdecode.threads import set_threads
 
 PAPER = {"lsim": (0.4521, 0.4447)}
@@ -78,7 +78,7 @@ def judged(
 ) -> list[dict[str, Any]]:
     """Return one row a decoder: scores beside the blind predictor, and the attributes."""
     layout = Layout(study)
-    z = load_file(layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"]
+    z = open_store(layout.masked(subject))[:]
     trials = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
     split = Split.of(list(trials["stim_file"]), list(trials["role"]))
     mean, sd = scale_of(generator, config, space)

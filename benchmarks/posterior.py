@@ -29,7 +29,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 from scipy.stats import t as student
 from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
@@ -42,6 +41,7 @@ from hyperdecode.split import Split
 from hyperdecode.study.config import read_config
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import read_stimuli
+from hyperdecode.study.trial_store import open_store
 from hyperdecode.threads import set_threads
 
 LEVEL = 0.9
@@ -195,7 +195,7 @@ def study_rows(study: Path, space: str | None, n_folds: int) -> Iterator[Row]:
     }
     for subject in config.subjects:
         layout = Layout(study)
-        z = load_file(layout.subject(subject, "desc-masked_zmaps.safetensors"))["z"].astype(np.float64)
+        z = open_store(layout.masked(subject))[:].astype(np.float64)
         table = pd.read_csv(layout.subject(subject, "trials.tsv"), sep="\t")
         split = Split.of(list(table["stim_file"]), list(table["role"]))
         everything = Trials(z, stimuli.latents(list(split.stimuli), space).double().numpy(), list(split.stimuli))

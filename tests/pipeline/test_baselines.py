@@ -28,6 +28,7 @@ from hyperdecode.split import Split
 from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import make_stimuli, read_picture, read_stimuli
+from tests.pipeline.masked import load_masked, save_masked
 
 SIZE = VaeGanSize(latent_dim=7, side=16, widths=(5, 6), critic=(4,))
 
@@ -112,10 +113,10 @@ def test_planted_faces_are_decoded(study, tiny_generator):
 
 
 def test_voxels_that_know_nothing_decode_nothing(study, tiny_generator):
-    path = Layout(study).subject("01", "desc-masked_zmaps.safetensors")
-    masked = load_file(path)
+    path = Layout(study).masked("01")
+    masked = load_masked(path)
     masked["z"] = np.random.default_rng(5).standard_normal(masked["z"].shape).astype(np.float32)
-    save_file(masked, path)
+    save_masked(masked, path)
     work(study, tiny_generator)
     assert scores(study).loc["identification", "p_value"] > 0.05
 
@@ -149,15 +150,15 @@ def test_test_trials_change_no_fit(study, tiny_generator):
     """Other responses and other pictures in the test trials: the same decoder, as its training predictions show."""
     stimuli, layout = read_stimuli(study), Layout(study)
     before, facts = latents(study), read_facts(layout.records, "decode_sub-01_eigenfaces")
-    path = layout.subject("01", "desc-masked_zmaps.safetensors")
-    masked = load_file(path)
+    path = layout.masked("01")
+    masked = load_masked(path)
     trials = pd.read_csv(layout.subject("01", "trials.tsv"), sep="\t")
     test = (trials["role"] == "test").to_numpy()
     names = stimuli.names("test")
     # The responses to two test faces change places: so must what is decoded, and nothing else.
     first, second = ((trials["stim_file"] == name).to_numpy() for name in names[:2])
     masked["z"][first], masked["z"][second] = masked["z"][second], masked["z"][first].copy()
-    save_file(masked, path)
+    save_masked(masked, path)
     encoded = load_file(layout.baseline("eigenfaces", "latents.safetensors"))
     encoded["latents"][(stimuli.manifest["role"] == "test").to_numpy()] = 0
     save_file(encoded, layout.baseline("eigenfaces", "latents.safetensors"))

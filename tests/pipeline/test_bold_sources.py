@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import load_file
 
 from hyperdecode.errors import UserError
 from hyperdecode.pipeline.cluster import Where
@@ -16,6 +15,7 @@ from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.stimulus_set import read_stimuli
+from tests.pipeline.masked import load_masked
 from tests.pipeline.studies import TASK, func, new_study, settings
 
 SPACE = "space-MNI152NLin2009cAsym_res-8_"
@@ -62,7 +62,7 @@ def made(study, ending):
 
 
 def masked(study):
-    return load_file(made(study, "desc-masked_zmaps.safetensors"))
+    return load_masked(made(study, "desc-masked_zmaps.zarr.zip"))
 
 
 def zmap(study, run, space=""):

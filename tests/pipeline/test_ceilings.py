@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.generators.attributes import AttributeNormals
@@ -19,6 +19,7 @@ from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.derivatives import write_image, write_table
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import make_stimuli
+from tests.pipeline.masked import load_masked, save_masked
 
 N_VOXELS, NOISE = 60, 6.0
 
@@ -54,9 +55,9 @@ def make_study(folder, config, generator, signal=1.0):
     standard = (latents - latents.mean(0)) / latents.std(0)
     response = signal * standard @ rng.standard_normal((latents.shape[1], N_VOXELS))
     z = (response + NOISE * rng.standard_normal(response.shape)).astype(np.float32)
-    path = layout.subject("01", "desc-masked_zmaps.safetensors")
+    path = layout.masked("01")
     path.parent.mkdir(parents=True)
-    save_file({"z": z, "voxels": np.arange(N_VOXELS)}, path)
+    save_masked({"z": z, "voxels": np.arange(N_VOXELS)}, path)
     roles = ["train" if name in set(stimuli.names("train")) else "test" for name in shown]
     table = pd.DataFrame({"stim_file": shown, "role": roles, "run": "1"})
     write_table(layout.subject("01", "trials.tsv"), table)
@@ -180,11 +181,11 @@ def test_few_faces_have_no_power(tmp_path, tiny_generator):
 def test_it_refuses_another_decoders_voxels(made, tmp_path, tiny_generator):
     layout, stimuli, _ = made
     step = Ceilings(layout, settings(), stimuli, tiny_generator).step("01")
-    moved = layout.subject("01", "desc-masked_zmaps.safetensors")
-    was = load_file(moved)
+    moved = layout.masked("01")
+    was = load_masked(moved)
     try:
-        save_file({"z": was["z"], "voxels": was["voxels"][::-1].copy()}, moved)
+        save_masked({"z": was["z"], "voxels": was["voxels"][::-1].copy()}, moved)
         with pytest.raises(ValueError, match="in another order"):
             replace(step).work()
     finally:
-        save_file(was, moved)
+        save_masked(was, moved)

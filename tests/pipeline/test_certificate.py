@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tomli_w
-from safetensors.numpy import load_file, save_file
 
 from hyperdecode.errors import UserError
 from hyperdecode.pipeline.certificate import study_certificate, training_hashes
@@ -21,6 +20,7 @@ from hyperdecode.report.certificate import certificate_html
 from hyperdecode.stimuli.duplicates import nearest_neighbours
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_stimuli
+from tests.pipeline.masked import load_masked, save_masked
 from tests.pipeline.studies import new_study, settings, work
 
 CONFIG = settings().model_copy(update={"bold": settings().bold.model_copy(update={"n_voxels": 100, "hrf": "library"})})
@@ -155,10 +155,10 @@ def test_a_table_that_was_changed_proves_nothing(study):
 
 
 def test_a_decoder_of_other_numbers_is_found_out(study):
-    path = trials_of(study).with_name("sub-01_desc-masked_zmaps.safetensors")
-    arrays = load_file(path)
+    path = trials_of(study).with_name("sub-01_desc-masked_zmaps.zarr.zip")
+    arrays = load_masked(path)
     arrays["z"] = arrays["z"] + np.float32(0.001)
-    save_file(arrays, path)
+    save_masked(arrays, path)
     record = by_name(certificate(study))["weighted-ridge: scaling, weights, penalty"]
     assert record.role == "unknown" and "fingerprint of other numbers" in record.note
 

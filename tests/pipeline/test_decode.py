@@ -26,6 +26,7 @@ from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import read_decoder
 from hyperdecode.study.settings import ModelName
 from hyperdecode.study.stimulus_set import make_stimuli, read_stimuli
+from tests.pipeline.masked import load_masked
 
 
 def settings(decoding=(), **changes):
@@ -101,7 +102,7 @@ def test_another_decoder_stands_beside_the_default(study, tiny_generator):
 def test_a_saved_decoder_predicts_what_the_study_decoded(study, tiny_generator):
     decoder = read_decoder(made(study, "desc-ridge_decoder"))
     latents = load_file(made(study, "desc-ridge_latents.safetensors"))
-    masked = load_file(made(study, "desc-masked_zmaps.safetensors"))
+    masked = load_masked(made(study, "desc-masked_zmaps.zarr.zip"))
     trials = pd.read_csv(made(study, "trials.tsv"), sep="\t")
     names = read_stimuli(study).names("test")
     average = np.array([masked["z"][(trials["stim_file"] == name).to_numpy()].mean(0) for name in names])
@@ -126,7 +127,7 @@ def test_decode_by_name_makes_faces_and_scores(study, tiny_generator):
         study, settings(), stimuli, tiny_generator, "banded-ridge", announce=lambda *said: steps.append(said[3])
     )
     assert steps == [False] * 4, "a second call does nothing again"
-    made(study, "desc-masked_zmaps.safetensors").unlink()
+    made(study, "desc-masked_zmaps.zarr.zip").unlink()
     with pytest.raises(UserError, match="run the earlier steps first"):
         decode_study(study, settings(), stimuli, tiny_generator, "ridge-per-latent")
 

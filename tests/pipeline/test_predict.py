@@ -28,6 +28,7 @@ from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import FittedDecoder, read_decoder, training_fingerprint, write_decoder
 from hyperdecode.study.stimulus_set import make_stimuli, read_picture, read_stimuli
+from tests.pipeline.masked import load_masked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*show training faces:hyperdecode.errors.DataWarning")
 N_VOXELS = 200
@@ -53,7 +54,7 @@ NATIVE = {"source": "raw", "space": "native", "confounds": []}
 def fit(study, config, generator):
     """Fit a ridge in closed form to the masked trials, and write it as the study's decoder."""
     layout, stimuli = Layout(study), read_stimuli(study)
-    masked = load_file(layout.subject("01", "desc-masked_zmaps.safetensors"))
+    masked = load_masked(layout.masked("01"))
     table = pd.read_csv(layout.subject("01", "trials.tsv"), sep="\t")
     rows = np.flatnonzero(table["role"] == "train")
     names = list(table["stim_file"][rows])
@@ -218,7 +219,7 @@ def test_an_imagery_run_shows_its_faces(study, work, tiny_generator):
 def test_maps_of_a_file_give_the_latents_of_the_masked_trials(study, work):
     """The same trials by way of a NIfTI and by way of the study's masked z."""
     result = work(study, zmaps=zmap(study), trials=trials_of(study), pictures=False)
-    z = load_file(Layout(study).subject("01", "desc-masked_zmaps.safetensors"))["z"][: result.n]
+    z = load_masked(Layout(study).masked("01"))["z"][: result.n]
     assert np.array_equal(load_file(result.latents)["predicted"], decoder(study).predict(z))
     table = pd.read_csv(result.table, sep="\t")
     own = pd.read_csv(trials_of(study), sep="\t")
@@ -502,7 +503,7 @@ def test_a_raw_run_of_another_day_is_brought_to_the_reference(raw, work, tmp_pat
     assert all(is_fresh(step, study, Layout(study).records) for step in steps(study, settings(**NATIVE)))
 
     layout = Layout(study)
-    masked = load_file(layout.subject("01", "desc-masked_zmaps.safetensors"))["z"]
+    masked = load_masked(layout.masked("01"))["z"]
     table = pd.read_csv(layout.subject("01", "trials.tsv"), sep="\t")
     rows = np.flatnonzero(table["run"] == "sub-01_task-faces_run-02")
     own = decoder(study).predict(masked[rows])

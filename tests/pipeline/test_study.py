@@ -19,6 +19,7 @@ from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.simulate import simulate
 from hyperdecode.study.config import StudyConfig, write_config
 from hyperdecode.study.stimulus_set import make_stimuli, read_stimuli
+from tests.pipeline.masked import load_masked
 
 RUNS = [f"zmaps_sub-01_task-faces_run-0{k}" for k in (1, 2, 3)]
 AFTER_MASK = [
@@ -167,7 +168,7 @@ def test_roles_and_averages_are_those_of_the_stimuli(analysed):
     assert trials["role"].value_counts().to_dict() == {"train": 150, "test": 24}
     events = pd.concat([pd.read_csv(func(study, k, "events.tsv"), sep="\t") for k in (1, 2, 3)])
     assert trials["stim_file"].tolist() == events["stim_file"].tolist()
-    z = load_file(made(study, "desc-masked_zmaps.safetensors"))
+    z = load_masked(made(study, "desc-masked_zmaps.zarr.zip"))
     maps = np.concatenate([np.asarray(nib.load(zmap(study, k)).dataobj).reshape(-1, 58).T for k in (1, 2, 3)])
     np.testing.assert_array_equal(z["z"], maps[:, z["voxels"]])
     training = maps[(trials["role"] == "train").to_numpy()].mean(0)

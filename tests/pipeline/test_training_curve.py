@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.pipeline.decode import Decoding
@@ -12,6 +12,7 @@ from hyperdecode.pipeline.records import read_facts, run_step
 from hyperdecode.pipeline.training_curve import TrainingCurve, with_training_trials
 from hyperdecode.pipeline.trials import read_trials
 from hyperdecode.report.ceilingfigure import learning_figure
+from tests.pipeline.masked import load_masked, save_masked
 from tests.pipeline.test_ceilings import make_study, settings
 
 
@@ -61,13 +62,13 @@ def test_test_trials_change_no_decoder_of_the_curve(made, tiny_generator, monkey
     monkeypatch.setattr(training_curve, "fit_decoder", spy)
     step = TrainingCurve(Decoding(layout, settings(), stimuli, tiny_generator)).step("01")
     step.work()
-    path = layout.subject("01", "desc-masked_zmaps.safetensors")
-    was = load_file(path)
+    path = layout.masked("01")
+    was = load_masked(path)
     try:
-        save_file({**was, "z": np.concatenate([was["z"][:150], 9 - was["z"][150:]])}, path)
+        save_masked({**was, "z": np.concatenate([was["z"][:150], 9 - was["z"][150:]])}, path)
         step.work()
     finally:
-        save_file(was, path)
+        save_masked(was, path)
     assert len(kept) == 8
     for before, after in zip(kept[:4], kept[4:], strict=True):
         np.testing.assert_array_equal(before.coef, after.coef)

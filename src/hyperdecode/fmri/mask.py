@@ -12,16 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperdecode.errors import DataWarning, UserError
-from hyperdecode.fmri.repeats import repeat_variance, voxel_blocks
+from hyperdecode.fmri.repeats import repeat_variance
+from hyperdecode.fmri.trialmeans import TrialMeans
 from hyperdecode.split import require_training
 
 __all__ = [
     "MaskKind",
     "VoxelMask",
+    "best_voxels",
     "labels_on_grid",
     "region_mask",
     "regions_by_name",
     "reliability_mask",
+    "require_repeats",
     "voxel_mask",
     "whole_mask",
 ]
@@ -89,10 +92,42 @@ def voxel_mask(
     UserError
         When fewer voxels are usable than asked for, or shapes do not fit.
     """
-    values = _training_z(z, roles, "the voxel mask")
-    free, mean_z = _usable_and_mean(values, usable)
-    selected = _highest(mean_z, free, n_voxels, "usable")
-    return VoxelMask(selected, mean_z, int(free.size - free.sum()), "active", mean_z)
+    return best_voxels(_means(_training_z(z, roles, "the voxel mask")), n_voxels, usable=usable)
+
+
+def best_voxels(
+    means: TrialMeans, n_voxels: int, reliability: FloatArray | None = None, *, usable: ArrayLike | None = None
+) -> VoxelMask:
+    """Choose voxels as `voxel_mask` does, or `reliability_mask`, from what trials left that came a few at a time.
+
+    Parameters
+    ----------
+    means : TrialMeans
+        Over the training trials.
+    n_voxels : int
+        How many voxels to choose.
+    reliability : ndarray of float64, shape (n_voxels_in_volume,), optional
+        Rank by this instead of the mean (`hyperdecode.fmri.repeats.RepeatVariance.reliability`).
+    usable : array-like of bool, shape (n_voxels_in_volume,), optional
+        Voxels that may be chosen. Default: all.
+
+    Returns
+    -------
+    VoxelMask
+
+    Raises
+    ------
+    UserError
+        When fewer voxels are usable than asked for.
+    """
+    free, mean_z = _usable_and_mean(means, usable)
+    if reliability is None:
+        selected = _highest(mean_z, free, n_voxels, "usable")
+        return VoxelMask(selected, mean_z, int(free.size - free.sum()), "active", mean_z)
+    free &= np.isfinite(reliability)
+    score = np.where(free, reliability, np.nan)
+    selected = _highest(score, free, n_voxels, "usable")
+    return VoxelMask(selected, mean_z, int(free.size - free.sum()), "reliable", score)
 
 
 def reliability_mask(
@@ -139,18 +174,18 @@ def reliability_mask(
         raise UserError(
             f"the reliability mask: {values.shape[0]} trials came with {len(stimuli)} stimuli, give one each"
         )
+    require_repeats(stimuli)
+    return best_voxels(_means(values), n_voxels, repeat_variance(values, stimuli).reliability, usable=usable)
+
+
+def require_repeats(stimuli: Sequence[str]) -> None:
+    """Refuse to rank voxels by reliability where fewer than two of the training `stimuli` repeat."""
     names, counts = np.unique(np.asarray(stimuli, dtype=str), return_counts=True)
     if (counts > 1).sum() < 2:
         raise UserError(
             f"{int((counts > 1).sum())} of {names.size} training stimuli stand in more than one trial, at least 2 are "
             "needed to rank voxels by reliability: choose active voxels or regions (test repeats are no way out)"
         )
-    free, mean_z = _usable_and_mean(values, usable)
-    score = repeat_variance(values, stimuli).reliability
-    free &= np.isfinite(score)
-    score[~free] = np.nan
-    selected = _highest(score, free, n_voxels, "usable")
-    return VoxelMask(selected, mean_z, int(free.size - free.sum()), "reliable", score)
 
 
 def region_mask(
@@ -209,7 +244,7 @@ def region_mask(
         free, mean_z = _allowed(usable, here.size), np.full(here.size, np.nan)
     else:
         what = "the mask of regions"
-        free, mean_z = _usable_and_mean(_training_z(z, _given(roles, what), what, here.size), usable)
+        free, mean_z = _usable_and_mean(_means(_training_z(z, _given(roles, what), what, here.size)), usable)
     _say_what_is_empty(wanted, here[free])
     inside = free & np.isin(here, [number for numbers in wanted.values() for number in numbers])
     dropped = int(free.size - free.sum())
@@ -317,17 +352,17 @@ def _allowed(usable: ArrayLike | None, n: int) -> BoolArray:
     return allowed
 
 
-def _usable_and_mean(values: NDArray[np.generic], usable: ArrayLike | None) -> tuple[BoolArray, FloatArray]:
+def _means(values: NDArray[np.generic]) -> TrialMeans:
+    means = TrialMeans(values.shape[1])
+    means.add(values, None)
+    return means
+
+
+def _usable_and_mean(means: TrialMeans, usable: ArrayLike | None) -> tuple[BoolArray, FloatArray]:
     """Return which voxels vary and are finite in every trial, and their mean z (NaN elsewhere)."""
-    free = _allowed(usable, values.shape[1])
-    mean_z = np.full(free.size, np.nan)
-    for block in voxel_blocks(*values.shape):
-        part = values[:, block]
-        good = free[block] & np.isfinite(part).all(axis=0)
-        if part.shape[0] > 1:
-            good &= (part != part[0]).any(axis=0)
-        free[block] = good
-        mean_z[block][good] = part[:, good].mean(axis=0, dtype=np.float64)
+    mean_z = means.mean
+    free = _allowed(usable, mean_z.size) & means.usable
+    mean_z[~free] = np.nan
     return free, mean_z
 
 

@@ -158,13 +158,13 @@ class Baselines:
             **self.models.identity(name),
         }
         mask = f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz"
-        files = ("desc-masked_zmaps.safetensors", "trials.tsv", mask)
         inputs = (
-            *(self.layout.subject(subject, file) for file in files),
+            self.layout.masked(subject),
+            *(self.layout.subject(subject, file) for file in ("trials.tsv", mask)),
             *self.models.files(name),
         )
         outputs = (self.layout.decoded(subject, name, "latents.safetensors"),)
-        return Step(f"decode_sub-{subject}_{name}", 1, settings, inputs, outputs, partial(self._decode, subject, name))
+        return Step(f"decode_sub-{subject}_{name}", 2, settings, inputs, outputs, partial(self._decode, subject, name))
 
     def reconstruct(self, subject: str, name: str) -> Step:
         """Pictures of the decoded latents, as large as the stimuli that they are compared with."""

@@ -128,7 +128,7 @@ class BrainMaps:
         if self.through_generator:
             settings |= {"models": list(self.models.values()), "truncation": self.config.stimuli.truncation}
         inputs = (
-            self.layout.subject(subject, "desc-masked_zmaps.safetensors"),
+            self.layout.masked(subject),
             self.layout.subject(subject, "trials.tsv"),
             mask,
             *(self._decoder_files(subject) if self.through_generator else (self.layout.activations,)),

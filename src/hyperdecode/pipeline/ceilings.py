@@ -81,7 +81,7 @@ class Ceilings:
             "seed": seed,
         }
         inputs = (
-            self.layout.subject(subject, "desc-masked_zmaps.safetensors"),
+            self.layout.masked(subject),
             self.layout.subject(subject, "trials.tsv"),
             self.layout.decoded(subject, model, "decoder.safetensors"),
             self.layout.decoded(subject, model, "decoder.json"),
@@ -100,10 +100,9 @@ class Ceilings:
         decoder = read_decoder(self.layout.decoded(subject, model, "decoder"))
         decoder.require_generator(self.generator)
         decoder.require_voxels(trials.voxels, decoder.shape, decoder.affine)
-        rows = trials.test_rows
-        faces = [trials.split.stimuli[row] for row in rows]
+        faces = [trials.split.stimuli[row] for row in trials.test_rows]
         # In double precision, as the study's averages are decoded: a decoder that found little says little.
-        latents = np.asarray(decoder.predict(np.asarray(trials.z[rows], np.float64)), np.float64)
+        latents = trials.decoded_test_trials(lambda z: decoder.predict(np.asarray(z, np.float64)))
         mean, sd = scale.scale
         decoded, true = (standardise(values, mean, sd) for values in (latents, trials.test_latents))
         centre = standardise(decoder.latent_mean, mean, sd)
@@ -115,7 +114,7 @@ class Ceilings:
         facts: dict[str, Any] = {"n_faces": len(true), "n_repeats": round(averaged_repeats(faces), 3)}
         found: dict[str, Ceiling] = {}
         try:
-            found = _ceilings(trials, rows, faces, decoded, centre, seed) | _of_attributes(scale, latents, faces, seed)
+            found = _ceilings(trials, faces, decoded, centre, seed) | _of_attributes(scale, latents, faces, seed)
             facts |= _reliability(decoded, faces, seed)
         except UserError as error:
             facts["reason"] = str(error)
@@ -126,13 +125,12 @@ class Ceilings:
 
 def _ceilings(
     trials: DecodingTrials,
-    rows: NDArray[np.intp],
     faces: Sequence[str],
     decoded: Array,
     centre: Array,
     seed: int,
 ) -> dict[str, Ceiling]:
-    z = np.asarray(trials.z[rows], np.float64)
+    z = np.asarray(trials.test_trials, np.float64)
     single: tuple[tuple[str, Callable[..., Ceiling], Array], ...] = (
         ("voxels", signal_share, z),
         ("latents", correlation_ceiling, decoded),

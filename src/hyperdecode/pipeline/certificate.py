@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
+from hyperdecode.decoding.views import TrialRows
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_file
 from hyperdecode.pipeline.fitted_on import FITTED_ON, trials_sha256
@@ -24,6 +24,7 @@ from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.saved_decoder import read_decoder, training_fingerprint
 from hyperdecode.study.stimulus_set import StimulusSet
+from hyperdecode.study.trial_store import open_store
 
 __all__ = ["study_certificate", "subject_records", "training_hashes"]
 
@@ -204,7 +205,7 @@ class _Reader:
             return self._unknown(what, name, str(error))
         rows = self.table.used
         names = [self.table.stimuli[row] for row in rows]
-        z = load_file(self.layout.subject(self.label, "desc-masked_zmaps.safetensors"))["z"][rows]
+        z = TrialRows(open_store(self.layout.masked(self.label)), rows)
         handed = training_fingerprint(names, z, self.stimuli.latents(names, space).double().numpy())
         if handed != saved.training_fingerprint:
             return self._unknown(what, name, "it was saved with the fingerprint of other numbers than these trials")

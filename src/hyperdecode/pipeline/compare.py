@@ -164,7 +164,7 @@ class _Noisy:
             run_step(step, self.folder, self.layout.records)
 
     def step(self, subject: str, space: str, model: str) -> Step:
-        inputs = tuple(self.layout.subject(subject, name) for name in ("desc-masked_zmaps.safetensors", "trials.tsv"))
+        inputs = (self.layout.masked(subject), self.layout.subject(subject, "trials.tsv"))
         output = self.layout.subject(subject, f"space-{space}_desc-{model.replace('-', '')}_comparison.json")
         settings = {
             "seed": self.config.seed,
@@ -175,7 +175,7 @@ class _Noisy:
             settings["unshrink"] = self.config.decoding.unshrink
         name = f"compare_sub-{subject}_space-{space}_{model}"
         work = partial(self._work, subject, space, model, output)
-        return Step(name, 1, settings, (*inputs, self.stimuli.folder / "latents.safetensors"), (output,), work)
+        return Step(name, 2, settings, (*inputs, self.stimuli.folder / "latents.safetensors"), (output,), work)
 
     def _work(self, subject: str, space: str, model: str, output: Path) -> None:
         trials = read_trials(self.layout, self.stimuli, subject, space)

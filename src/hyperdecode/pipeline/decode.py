@@ -17,9 +17,11 @@ from hyperdecode.decoding.base import LinearDecoder
 from hyperdecode.decoding.models import MODELS, Context, build_decoder
 from hyperdecode.decoding.repeats import average_repeats, reliability_weights
 from hyperdecode.decoding.rescale import averages_stretch
+from hyperdecode.decoding.views import AveragedTrials
 from hyperdecode.evaluation.metrics import standardise
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
+from hyperdecode.memory import working_memory
 from hyperdecode.pipeline.bands import bands_of
 from hyperdecode.pipeline.checkpoints import FileCheckpoint
 from hyperdecode.pipeline.latents import LatentSpace
@@ -85,11 +87,17 @@ def training_data(trials: DecodingTrials, config: StudyConfig) -> dict[str, Any]
     or their average, as ``decoding.repeats`` says.
     """
     z, latents, shown = trials.training_z, trials.training_latents, trials.training_stimuli
+    in_memory = isinstance(z, np.ndarray)
     repeated = len(set(shown)) < len(shown)
     data: dict[str, Any] = {"X": z, "Y": latents, "roles": trials.training_roles}
     weighted = config.decoding.weights == "reliability"
     if repeated and config.decoding.repeats == "average":
-        mean, latents, n_repeats, names = average_repeats(z, latents, shown, roles=data["roles"])
+        # Of what lies on disk, latents alone are averaged now; they get the type of the responses.
+        now = z if in_memory else latents.astype(z.dtype)
+        mean, latents, n_repeats, names = average_repeats(now, latents, shown, data["roles"])
+        if not in_memory:
+            number = {name: k for k, name in enumerate(names)}
+            mean = AveragedTrials(z, np.array([number[name] for name in shown]))
         data |= {"X": mean, "Y": latents, "roles": ["train"] * len(names)}
         if weighted:
             data["sample_weight"] = reliability_weights(mean, names, n_repeats=n_repeats, roles=data["roles"])
@@ -125,6 +133,9 @@ def fit_decoder(
     data = training_data(trials, config)
     data["Y"] = standardise(data["Y"], mean, sd)
     decoder = build_decoder(model, context)
+    if "memory" in decoder.get_params(deep=False):
+        held = 2 * data["X"].nbytes if isinstance(data["X"], np.ndarray) else 0
+        decoder.set_params(memory=working_memory() - held)
     start = time.perf_counter()
     decoder.fit(**data)
     seconds = time.perf_counter() - start
@@ -144,7 +155,7 @@ def decoded_averages(
     `averages_stretch` takes from single test trials how far those of one face scatter, and gives all faces of as many
     trials one factor.
     """
-    predicted = np.asarray(predict(trials.test_z), np.float64)
+    predicted = trials.decoded_averages(predict)
     if not (config.decoding.unshrink and MODELS[model].shrinks):
         return predicted, 1.0
     rows = trials.test_rows
@@ -152,7 +163,7 @@ def decoded_averages(
     counts = [shown.count(name) for name in trials.test_names]
     centre = trials.training_latents.mean(0)
     _, sd = space.scale
-    stretch = averages_stretch(predict(trials.z[rows]) / sd, shown, centre / sd, counts)
+    stretch = averages_stretch(trials.decoded_test_trials(predict) / sd, shown, centre / sd, counts)
     return centre + stretch[:, None] * (predicted - centre), float(np.median(stretch))
 
 
@@ -202,9 +213,9 @@ class Decoding:
     def inputs(self, subject: str) -> tuple[Path, ...]:
         """Files that every decoder reads."""
         mask = f"desc-{MASK_NAMES[self.config.bold.voxels]}_mask.nii.gz"
-        names = ("desc-masked_zmaps.safetensors", "trials.tsv", mask)
         return (
-            *(self.layout.subject(subject, name) for name in names),
+            self.layout.masked(subject),
+            *(self.layout.subject(subject, name) for name in ("trials.tsv", mask)),
             self.stimuli.folder / "latents.safetensors",
         )
 
@@ -220,7 +231,7 @@ class Decoding:
             self.layout.decoded(subject, model, "latents.safetensors"),
         )
         name = f"decode_sub-{subject}_{model}"
-        return Step(name, 4, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
+        return Step(name, 5, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
 
     def context(self, subject: str, model: str, trials: DecodingTrials) -> Context:
         """Return what a decoder of this study needs beside the trials."""
@@ -281,7 +292,9 @@ class Decoding:
             space=image_space(mask),
             training_fingerprint=training_fingerprint(trials.training_stimuli, trials.training_z, training),
             n_training_trials=len(training),
-            settings=plain_settings(fit.decoder.get_params(deep=False)),
+            settings=plain_settings(
+                {name: value for name, value in fit.decoder.get_params(deep=False).items() if name != "memory"}
+            ),
             extra={
                 name: np.asarray(getattr(fit.decoder, name))
                 for name in ("alpha_", "x_mean_", "x_scale_")

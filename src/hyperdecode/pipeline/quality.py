@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from hyperdecode.errors import UserError
 from hyperdecode.fmri.design import frame_times, nuisance_matrix, trial_regressors
@@ -21,8 +20,13 @@ from hyperdecode.report.boldquality import design_figure, motion_figure, z_figur
 from hyperdecode.report.figures import Figure
 from hyperdecode.report.qualitymaps import reliability_figure, tsnr_figure
 from hyperdecode.study.bids import BoldRun, read_events
+from hyperdecode.study.trial_store import STEP, TrialStore, open_store
 
 __all__ = ["quality_figures", "quality_inputs"]
+
+SAMPLED = 16_000_000
+"""Values of z that are read for their distribution."""
+BLOCK_BYTES = 2**28
 
 
 def quality_inputs(chain: SubjectChain) -> list[Path]:
@@ -118,19 +122,30 @@ def _design(singles: SingleTrials) -> Figure:
 
 def _z_values(chain: SubjectChain) -> list[Figure]:
     files = chain.masking.files
-    masked, trials = load_file(files["z"]), pd.read_csv(files["trials"], sep="\t")
-    z, role = masked["z"], trials["role"].to_numpy()
-    test = role == "test"
-    figures = [z_figure(z[~test], z[test])]
+    store, trials = open_store(files["z"]), pd.read_csv(files["trials"], sep="\t")
+    test = trials["role"].to_numpy() == "test"
+    figures = [z_figure(_sample(store, np.flatnonzero(~test)), _sample(store, np.flatnonzero(test)))]
     image = nib.load(files["mask"])
     if chain.singles is None:
         return figures
     try:
-        reliability = split_half_of_test_repeats(z[test], list(trials["stim_file"][test]))
+        reliability = _reliability(store, np.flatnonzero(test), list(trials["stim_file"][test]))
     except UserError:
         # A design without repeats has no reliability to show.
         return figures
     mean = np.nan_to_num(np.asarray(nib.load(chain.singles.files(chain.runs[0])["mean"]).dataobj, np.float32))
     volume = np.full(image.shape, np.nan)
-    volume.ravel()[masked["voxels"]] = reliability
+    volume.ravel()[store.voxels] = reliability
     return [*figures, reliability_figure(volume, mean, np.asarray(image.dataobj) > 0, image.affine)]
+
+
+def _sample(store: TrialStore, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Return z of trials spread over the whole study, about as many numbers as a distribution needs."""
+    n = max(1, SAMPLED // store.shape[1])
+    return store[rows[:: max(1, -(-len(rows) // n))]]
+
+
+def _reliability(store: TrialStore, rows: NDArray[np.intp], shown: list[str]) -> NDArray[np.float32]:
+    width = max(STEP, BLOCK_BYTES // (4 * max(1, len(rows))) // STEP * STEP)
+    blocks = range(0, store.shape[1], width)
+    return np.concatenate([split_half_of_test_repeats(store[rows, k : k + width], shown) for k in blocks])

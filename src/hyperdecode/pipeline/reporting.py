@@ -67,7 +67,7 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
             inputs += [layout.decoded(chain.label, model, name) for name in ("scores.tsv", "faces.tsv")]
             inputs += [layout.reconstruction(chain.label, model, name) for name in names]
             inputs += [layout.decoded(chain.label, model, name) for name in DECODER_FILES]
-        inputs += [layout.subject(chain.label, name) for name in ("trials.tsv", "desc-masked_zmaps.safetensors")]
+        inputs += [layout.subject(chain.label, "trials.tsv"), layout.masked(chain.label)]
         if analysis.config.decoding.posterior:
             inputs += analysis.posterior(chain.label).outputs
     inputs += _parts(analysis).inputs

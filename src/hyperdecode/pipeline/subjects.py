@@ -7,10 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hyperdecode.errors import UserError
-from hyperdecode.pipeline.masking import EstimatedTrials, MappedTrials, Masking
+from hyperdecode.pipeline.masking import Masking
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.sources import AsIs, BoldSource, Fmriprep, KeptBold, Progress
 from hyperdecode.pipeline.spatial import Raw
+from hyperdecode.pipeline.trial_maps import EstimatedTrials, MappedTrials
 from hyperdecode.pipeline.zmaps import FaceTrials, SingleTrials
 from hyperdecode.study.bids import BoldRun
 from hyperdecode.study.images import image_space

@@ -66,7 +66,7 @@ class TrainingCurve:
         }
         output = decoding.layout.subject(subject, "desc-learning_scores.tsv")
         work = partial(self._work, subject, seed)
-        return Step(f"learning_sub-{subject}", 1, settings, decoding.inputs(subject), (output,), work)
+        return Step(f"learning_sub-{subject}", 2, settings, decoding.inputs(subject), (output,), work)
 
     def _work(self, subject: str, seed: int) -> dict[str, Any]:
         decoding, space = self.decoding, self.decoding.space

@@ -65,7 +65,7 @@ class Uncertainty:
             "seed": derived_seed(self.config.seed, "posterior", subject),
         }
         inputs = (
-            self.layout.subject(subject, "desc-masked_zmaps.safetensors"),
+            self.layout.masked(subject),
             self.layout.subject(subject, "trials.tsv"),
             self.stimuli.folder / "latents.safetensors",
         )
@@ -129,7 +129,7 @@ def _allowed(
     shown = [trials.split.stimuli[row] for row in rows]
     counts = np.array([shown.count(name) for name in trials.test_names])
     # The spread of the repeats among themselves, never which face they were of: it sets widths, and no score.
-    noise = model.noise_from_repeats(trials.z[rows], shown) if (counts > 1).sum() > 1 else None
+    noise = model.noise_from_repeats(trials.test_trials, shown) if (counts > 1).sum() > 1 else None
     n, d = trials.test_latents.shape
     found = {name: np.empty((n, d)) for name in ("mean", "sd", "low", "high")}
     found |= {name: np.empty((n, len(directions))) for name in ("score", "score_low", "score_high")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from hyperdecode.weights.limits import shown
 __all__ = ["ARRAYS", "FittedDecoder", "training_fingerprint", "voxels_fingerprint"]
 
 MAX_NAME_LENGTH = 200
+HASHED_BYTES = 2**26
 ARRAYS = {"coef_": "coef", "intercept_": "intercept", "latent_mean": "latent_mean", "voxels": "voxels"}
 """Names in the safetensors file -> attributes; any other name is an extra array."""
 
@@ -205,19 +207,29 @@ def training_fingerprint(trials: Sequence[str], X: ArrayLike, Y: ArrayLike) -> s
     trials : sequence of str
         A name for each training trial, such as its stimulus.
     X, Y : arrays of n_trials rows
-        Responses and latents; their type and shape count.
+        Responses and latents; their type and shape count. What lies on disk is read in blocks of rows.
 
     Raises
     ------
     UserError
         When they have not one row a trial.
     """
-    pieces = ["\n".join(map(str, trials)).encode()]
-    for values in (np.asarray(X), np.asarray(Y)):
-        if values.shape[:1] != (len(trials),):
-            raise UserError(f"{len(trials)} training trials came with an array of shape {values.shape}: give one a row")
-        pieces += [f"{values.dtype.str}{values.shape}".encode(), np.ascontiguousarray(values).tobytes()]
-    return sha256_bytes("".join(sha256_bytes(piece) for piece in pieces).encode())
+    pieces = [sha256_bytes("\n".join(map(str, trials)).encode())]
+    for values in (X, Y):
+        given = values if hasattr(values, "shape") and hasattr(values, "dtype") else np.asarray(values)
+        if tuple(given.shape[:1]) != (len(trials),):
+            raise UserError(f"{len(trials)} training trials came with an array of shape {given.shape}: give one a row")
+        pieces += [sha256_bytes(f"{given.dtype.str}{tuple(given.shape)}".encode()), _hash_of_rows(given)]
+    return sha256_bytes("".join(pieces).encode())
+
+
+def _hash_of_rows(values: Any) -> str:
+    """SHA-256 over the bytes of an array, which may lie on disk: some rows after the other."""
+    found = hashlib.sha256()
+    size = max(1, HASHED_BYTES // max(1, values.dtype.itemsize * math.prod(values.shape[1:])))
+    for start in range(0, values.shape[0], size):
+        found.update(np.ascontiguousarray(values[start : start + size]).tobytes())
+    return found.hexdigest()
 
 
 def _grid(shape: Sequence[int], affine: ArrayLike) -> str:

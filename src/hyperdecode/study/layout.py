@@ -87,6 +87,10 @@ class Layout:
         """Return a subject-level file: ``sub-LABEL/sub-LABEL_NAME``."""
         return self.derivatives / f"sub-{label}" / f"sub-{label}_{name}"
 
+    def masked(self, label: str) -> Path:
+        """Trials x voxels of a subject at the chosen voxels; `hyperdecode.study.trial_store.open_store` reads it."""
+        return self.subject(label, "desc-masked_zmaps.zarr.zip")
+
     def decoded(self, label: str, model: str, name: str) -> Path:
         """Return a file of a decoder, ``sub-LABEL_desc-MODEL_NAME``; BIDS lets no hyphen into MODEL."""
         return self.subject(label, f"desc-{model.replace('-', '')}_{name}")
