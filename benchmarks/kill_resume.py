@@ -60,6 +60,11 @@ class Row:
     lost: list[str] = field(default_factory=list)
     at: Counter[str] = field(default_factory=Counter)
 
+    def plain(self) -> dict[str, Any]:
+        """Return it as what JSON knows."""
+        names = {"fault": self.fault, "tried": self.tried, "in_the_middle": self.struck}
+        return {**names, "at": self.at, "lost": self.lost}
+
     def __str__(self) -> str:
         lost = "nothing" if not self.lost else f"{len(self.lost)}: {'; '.join(self.lost[:5])}"
         at = f" ({', '.join(f'{name} {n}' for name, n in self.at.most_common())})" if self.at else ""
@@ -148,7 +153,11 @@ class Trials:
             row.lost.append(f"the second run failed: {ran}")
             return
         row.lost += [f"{name} was done again" for name in ran if name in done]
-        row.lost += self._differences(contents(study))
+        row.lost += self.differences(study)
+
+    def differences(self, study: Path) -> list[str]:
+        """Return the files that are not those of the undisturbed analysis."""
+        return self._differences(contents(study))
 
     def _differences(self, made: dict[str, str]) -> list[str]:
         names = sorted({*made, *self.wanted})
@@ -273,14 +282,7 @@ def main() -> None:
         for fault, n in rows:
             row = fault(trials, n) if n else None
             if row is not None:
-                said = {
-                    "fault": row.fault,
-                    "tried": row.tried,
-                    "in_the_middle": row.struck,
-                    "at": row.at,
-                    "lost": row.lost,
-                }
-                print(json.dumps(said) if asked.json else row, flush=True)
+                print(json.dumps(row.plain()) if asked.json else row, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Work on the workers of a cluster: the same bytes, nothing lost with a worker or a scheduler."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from hyperdecode.pipeline.flights import TellFromWorker
 from hyperdecode.pipeline.processes import Process, _born, this_process
 from hyperdecode.pipeline.records import Step, read_record
 from hyperdecode.pipeline.run import run_study
+from hyperdecode.pipeline.slurm import SlurmSettings, read_slurm
 from hyperdecode.pipeline.stimuli import prepare_stimuli
 from hyperdecode.pipeline.workers import Workers, _Cluster, waits_for, workers
 from hyperdecode.study.stimulus_set import read_stimuli
@@ -295,3 +297,81 @@ def test_a_scheduler_lost_in_the_middle_costs_one_step(tmp_path, monkeypatch):
     finally:
         remote.stop()
     assert [path.read_text() for path in (a, b, c)] == ["a", "b", "c"]
+
+
+SBATCH = """#!{python}
+import pathlib, subprocess, sys
+assert "#SBATCH -p cpu" in open(sys.argv[-1]).read() and "--gres=gpu:1" in open(sys.argv[-1]).read()
+silent = subprocess.DEVNULL
+job = subprocess.Popen(["bash", sys.argv[-1]], start_new_session=True, stdout=silent, stderr=silent)
+print("Submitted batch job", job.pid)
+with open(pathlib.Path(__file__).with_name("jobs"), "a") as jobs:
+    jobs.write(str(job.pid) + chr(10))
+"""
+SCANCEL = """#!{python}
+import os, signal, sys
+for job in sys.argv[1:]:
+    os.killpg(int(job), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """A Slurm cluster of this computer: `sbatch` runs what it is given at once."""
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / name).write_text(text.format(python=sys.executable))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    settings = tmp_path / "slurm.toml"
+    settings.write_text(
+        'jobs = 2\ncores = 1\nmemory_gb = 1\npartition = "cpu"\ndirectives = ["--gres=gpu:1"]\ninterface = "lo"\n'
+    )
+    return settings
+
+
+def test_slurm_jobs_do_the_work_and_leave(slurm, tmp_path):
+    a, b = (tmp_path / f"{name}.txt" for name in "ab")
+    records = tmp_path / "records"
+    with workers(tmp_path, records, Where(slurm=slurm)) as runs:
+        done = list(runs.run([writes(a, "a"), writes(b, "b", [a])], force=False))
+    assert [one.ran for one in done] == [True, True] and b.read_text() == "b"
+    jobs = [int(line) for line in (tmp_path / "jobs").read_text().split()]
+    assert len(jobs) == 2 and (tmp_path / "slurm-logs").is_dir()
+    assert {read_record(records, name)["process"]["pid"] for name in "ab"}.isdisjoint({os.getpid()})
+    until = time.monotonic() + 20
+    while any(Path(f"/proc/{job}/cmdline").exists() and Path(f"/proc/{job}/cmdline").read_bytes() for job in jobs):
+        assert time.monotonic() < until, "jobs outlive the command"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("jobs = 0", "jobs: Input should be greater than or equal to 1; settings are jobs, cores"),
+        ("nodes = 3", "nodes: Extra inputs are not permitted"),
+        ('prologue = ["a\\nb"]', "prologue.0: String should match pattern"),
+        ('partition = "cpu --wrap=x"', "partition: String should match pattern"),
+        ("jobs", "is no TOML file"),
+        ("a = " + "[" * 5000, "is no TOML file"),
+    ],
+)
+def test_slurm_settings_are_checked(tmp_path, text, said):
+    path = tmp_path / "slurm.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        read_slurm(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_slurm_that_is_not_there(slurm, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match=r"none\.toml cannot be read"), connected(Where(slurm=tmp_path / "none.toml")):
+        pass
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="--slurm needs the command sbatch"), connected(Where(slurm=slurm)):
+        pass
+
+
+def test_wall_time_is_written_as_slurm_reads_it():
+    written = {0.5: "00:30:00", 12: "12:00:00", 100.25: "100:15:00"}
+    assert {hours: SlurmSettings(hours=hours).wall_time for hours in written} == written

@@ -67,12 +67,16 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for linear algebra and torch. Default: the cores there are.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads for linear algebra and torch, in all. Default: OMP_NUM_THREADS, else the cores there are.",
+        ),
     ] = None,
 ) -> None:
-    from hyperdecode.threads import set_threads
+    from hyperdecode.threads import default_threads, set_threads
 
-    set_threads(threads)
+    set_threads(threads or default_threads())
 
 
 def main() -> None:

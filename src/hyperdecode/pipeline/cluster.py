@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def connected(where: Where) -> Iterator[Cluster | None]:
         from dask.distributed import Client, LocalCluster
     except ImportError as error:
         raise UserError("workers need dask: pip install 'hyperdecode[dask]', or leave them out") from error
+    if not os.environ.get("HYPERDECODE_DEBUG"):
+        _silence()
     if where.scheduler:
         try:
             client = Client(where.scheduler, timeout=PATIENCE_S)
@@ -118,11 +121,17 @@ def connected(where: Where) -> Iterator[Cluster | None]:
         "threads_per_worker": max(1, default_threads() // where.workers),
         "processes": True,
         "dashboard_address": "127.0.0.1:0",
-        # That a worker is slow to end, or is started anew, is no news to a user.
         "silence_logs": logging.CRITICAL,
     }
     with LocalCluster(**settings) as local, Client(local) as client:
         yield Cluster(client, "the workers of this computer", _nothing, WAIT_FOR_WORKERS_S, ours=True)
+
+
+def _silence() -> None:
+    """Keep back what Dask logs: that a worker is slow to end, or was lost and is replaced, is no news to a user."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _nothing() -> None:

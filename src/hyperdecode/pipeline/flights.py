@@ -156,7 +156,7 @@ class Flights:
         """Send an item to a worker that waits."""
         client, worker = self.cluster.client, self._idle()[0]
         if self._scattered is None:
-            self._scattered = client.scatter(self.shared, broadcast=False, hash=False)
+            self._scattered = client.scatter([self.shared], broadcast=False, hash=False)[0]
         future = client.submit(
             _fly, self.function, self._scattered, item, pure=False, workers=[worker], allow_other_workers=True
         )

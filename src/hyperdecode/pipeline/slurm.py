@@ -46,7 +46,7 @@ class SlurmSettings(BaseModel):
     scratch : str
         Folder on the nodes for what Dask spills.
     logs : str
-        Folder for what jobs print.
+        Folder for what jobs print, from where the command is given.
     python : str
         Python of the jobs. Default: the one that runs this.
     """
@@ -63,7 +63,7 @@ class SlurmSettings(BaseModel):
     prologue: list[Line] = Field(default_factory=list, max_length=100)
     interface: Word = ""
     scratch: Line = ""
-    logs: Line = ""
+    logs: Line = "slurm-logs"
     python: Line = ""
 
     @property
