@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test test-slow test-gpu fuzz audit lint bench clean
+.PHONY: demo determinism test test-slow test-gpu fuzz audit lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,6 +18,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## the whole chain on two simulated subjects, into demo/ (QUICK=1: a third of the trials)
 	$(BIN)/hyperdecode demo demo $(if $(QUICK),--quick)
+
+determinism: $(VENV)/.installed  ## the quick demo twice, every file compared (STUDY=small: all its steps on fewer faces)
+	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
+	$(BIN)/hyperdecode weights fetch face-models
+	$(BIN)/hyperdecode weights fetch atlas
+	$(BIN)/python benchmarks/determinism.py --study $(or $(STUDY),quick) --limit $(or $(LIMIT),3600)
 
 test: $(VENV)/.installed  ## all tests but the slow ones
 	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq

@@ -41,6 +41,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.numpy import load_file
 
+from hyperdecode.study.trial_store import open_store
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -51,7 +53,7 @@ LATER = 3.0
 """Seconds between the two starts: more than the resolution of any time in a file."""
 
 SMALL: dict[str, dict[str, Any]] = {
-    "stimuli": {"n_train": 40, "n_test": 4, "test_repeats": 3, "render": 256},
+    "stimuli": {"n_train": 24, "n_test": 4, "test_repeats": 3, "render": 256},
     "schedule": {"n_runs": 2},
     "simulation": {"voxel_size": 5.0},
     "bold": {"n_voxels": 256},
@@ -59,7 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "evaluation": {"baselines": ["eigenfaces", "vaegan"], "n_permutations": 1000},
     "mapping": {"readout": "linear", "n_permutations": 200},
 }
-"""What the small study changes of the quick preset, so that all steps of the quick demo take two minutes."""
+"""What the small study changes of the quick preset: all steps of the quick demo in two or three minutes of one core."""
 
 TOLERANCES = {
     "tensors": 1e-4,
@@ -78,9 +80,9 @@ class Distance:
     Attributes
     ----------
     kind : str
-        ``tensors`` and ``images`` (safetensors, NIfTI): largest difference, as a share of the largest value of that
-        array; ``pictures`` (PNG, JPEG): grey levels; ``tables`` (TSV) and ``numbers in text`` (JSON, TOML, HTML):
-        absolute, relative where a value is above 1.
+        ``tensors`` (safetensors, Zarr) and ``images`` (NIfTI): largest difference, as a share of the largest value of
+        that array; ``pictures`` (PNG, JPEG): grey levels; ``tables`` (TSV) and ``numbers in text`` (JSON, TOML,
+        HTML): absolute, relative where a value is above 1.
     value : float
         Infinite where words, shapes or names differ.
     where : str
@@ -150,6 +152,9 @@ def distance(first: Path, second: Path) -> Distance:
     suffix = first.suffix
     if suffix == ".safetensors":
         return _arrays("tensors", load_file(first), load_file(second))
+    if first.name.endswith(".zarr.zip"):
+        one, other = (open_store(path) for path in (first, second))
+        return _arrays("tensors", {"z": one[:], "voxels": one.voxels}, {"z": other[:], "voxels": other.voxels})
     if first.name.endswith((".nii", ".nii.gz")):
         a, b = nib.load(first), nib.load(second)
         return _arrays(
