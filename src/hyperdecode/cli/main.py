@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from hyperdecode import __version__
 from hyperdecode.cli import attributes, decoding, experiment, faces, mapping, reproduce, study, weights
+from hyperdecode.cli.doctor import doctor
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(doctor)
 app.command()(study.demo)
 app.command()(study.init)
 app.command()(experiment.stimuli)
