@@ -19,6 +19,9 @@ some times it, so that sums do not depend on how many voxels fit memory."""
 CHUNK = 4096
 """Width of the pieces in which stores on disk keep voxels: wider blocks are cut there."""
 
+BLOCK_BYTES = 2**28
+"""A block of voxels, at most: wider ones are no faster, and reading one may take some times its size."""
+
 ROW_BYTES = 2**27
 """Trials that are worked on at once, in bytes of float64: more are no faster."""
 
@@ -67,7 +70,8 @@ class Standardised:
         self.mean = torch.zeros(self.n_voxels, dtype=torch.float64, device=device)
         self.scale = torch.ones_like(self.mean)
         self.kept: Tensor | None = None
-        self.whole = 2 * n_trials * self.n_voxels * responses.itemsize <= budget
+        copies = 5 if responses.on_disk else 2
+        self.whole = copies * n_trials * self.n_voxels * responses.itemsize <= budget
 
     def kernel(self) -> Tensor:
         """Return inner products of the trials, (n_trials, n_trials), float64, not weighted; reads everything once."""
@@ -166,7 +170,8 @@ class Standardised:
                 yield block, self.kept
 
     def _column_blocks(self) -> Iterator[slice]:
-        each = max(1, self.budget // (3 * len(self.weights) * self.responses.itemsize))
+        a_voxel = len(self.weights) * self.responses.itemsize
+        each = max(1, min(self.budget // 3, BLOCK_BYTES) // a_voxel)
         step = next((step for step in (CHUNK, PRODUCT_COLUMNS) if each >= step), 1)
         width = self.n_voxels if self.whole else min(each // step * step, self.n_voxels)
         for start in range(0, self.n_voxels, width):

@@ -116,4 +116,5 @@ class AveragedTrials(_View):
             values = torch.from_numpy(np.asarray(self._values[part, columns], np.float64))
             sums.index_add_(0, torch.from_numpy(row_of[self._place[part]]), values)
         counts = np.bincount(self._place, minlength=self.shape[0])[rows]
-        return (sums / torch.from_numpy(counts).to(sums)[:, None]).float().numpy()
+        sums /= torch.from_numpy(counts).to(sums)[:, None]
+        return sums.float().numpy()
