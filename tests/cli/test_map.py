@@ -42,11 +42,12 @@ def test_before_the_analysis_and_after(program, study, tiny_generator):
     assert code == 0 and "(up to date)" in again
 
 
-def test_mistakes_are_one_line(program, study, tmp_path):
+def test_mistakes_are_one_line(monkeypatch, program, study, tmp_path):
+    monkeypatch.setattr("hyperdecode.pipeline.cluster.PATIENCE_S", 1)
     for words, said in (
         ((study, "--readout", "layers"), "expected one of none, linear, generator, second-order"),
         ((tmp_path / "nowhere",), "no study at"),
-        ((study, "--readout", "generator", "--scheduler", "nonsense:0"), "no Dask scheduler answers at nonsense:0"),
+        ((study, "--readout", "generator", "--scheduler", "127.0.0.1:9"), "no Dask scheduler answers at 127.0.0.1:9"),
     ):
         code, _, err = program(*words)
         assert code == 2 and said in " ".join(err.split()) and "Traceback" not in err

@@ -1,5 +1,8 @@
 """Brain maps of a tiny study: activations, occlusion, files, regions."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +15,7 @@ from hyperdecode.fmri.quality import noise_ceiling_of_test_repeats
 from hyperdecode.mapping.chunks import Unit
 from hyperdecode.pipeline.activations import PART, Activations
 from hyperdecode.pipeline.brainmaps import BrainMaps, neighbourhoods_of
-from hyperdecode.pipeline.cluster import Where, spreading
+from hyperdecode.pipeline.cluster import HERE, Where, spreading
 from hyperdecode.pipeline.map_files import MapFiles
 from hyperdecode.pipeline.map_generator import GeneratorReadout
 from hyperdecode.pipeline.map_study import map_study
@@ -201,8 +204,6 @@ def test_nothing_is_done_twice_and_settings_count(study, tiny_generator):
 
 def test_a_mask_that_has_no_place_in_the_atlas(study, tmp_path, tiny_generator):
     """Scanner space: maps without regions, and the record says why."""
-    import shutil
-
     import nibabel as nib
 
     moved = tmp_path / "study"
@@ -324,8 +325,6 @@ def test_a_worker_that_dies_is_no_loss(tmp_path):
 
 def test_each_layer_may_have_its_activation_model(study, tmp_path, tiny_generator):
     """As in the paper: latents of layer K's map are those of the model trained on layer K."""
-    import shutil
-
     own = tmp_path / "study"
     shutil.copytree(study, own)
     config = configured(readout="generator", decoder="activation", layers=(4, 9), side=4, stride=3)
@@ -363,3 +362,19 @@ def test_an_atlas_that_does_not_fit_is_refused_before_the_work(study, tmp_path, 
     monkeypatch.setattr(BrainMaps, "_losses", lambda *_: pytest.fail("occluded in vain"))
     with pytest.raises(UserError, match="none of 100 voxels has a label"):
         found.step("01").work()
+
+
+@pytest.mark.parametrize("readout", ["linear", "generator"])
+def test_maps_made_on_workers_are_the_same(readout, study, tmp_path, tiny_generator):
+    """Whole steps go there, or pieces of them; either way they tell how far they are."""
+    config, told = configured(readout=readout, side=4, stride=2), []
+    for name, where in (("here", HERE), ("there", Where(2))):
+        told.clear()
+        own = Path(shutil.copytree(study, tmp_path / name / "study"))
+        map_study(own, config, read_stimuli(own), tiny_generator, where=where, progress=lambda *what: told.append(what))
+        assert told and all(done <= total for done, total in told)
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("*occlusion*") if path.is_file()}
+        for name in ("here", "there")
+    )
+    assert len(here) > 10 and here == there

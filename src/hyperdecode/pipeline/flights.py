@@ -79,13 +79,22 @@ class Cluster:
 
 
 class TellFromWorker:
-    """A callable of progress that travels to a worker and tells the process that asked for the work."""
+    """A callable of progress that may travel to a worker, and tells the process that asked for the work.
 
-    def __init__(self) -> None:
-        self.last = 0.0
+    Parameters
+    ----------
+    tell : callable, optional
+        What is told as long as it has not travelled; a worker tells through `Cluster.telling`.
+    """
+
+    def __init__(self, tell: Callable[..., None] | None = None) -> None:
+        self.tell, self.last = tell, 0.0
 
     def __call__(self, *what: Any) -> None:
-        """Tell, at most twice a second."""
+        """Tell; from a worker at most twice a second."""
+        if self.tell is not None:
+            self.tell(*what)
+            return
         from dask.distributed import get_worker
 
         now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +11,13 @@ import pandas as pd
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.brainmaps import BrainMaps
-from hyperdecode.pipeline.cluster import HERE, Where, spreading
+from hyperdecode.pipeline.cluster import HERE, Where
+from hyperdecode.pipeline.flights import TellFromWorker
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.lock import study_lock
 from hyperdecode.pipeline.map_files import MapFiles
-from hyperdecode.pipeline.records import read_facts, run_step
+from hyperdecode.pipeline.records import read_facts
+from hyperdecode.pipeline.workers import workers
 from hyperdecode.report.mapsection import map_words
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
@@ -63,7 +65,7 @@ def map_study(
     study, config, stimuli, generator, force, announce
         As for `hyperdecode.pipeline.run.run_study`; ``config.mapping`` says how.
     where : Where
-        Where decoded latents pass the generator; everything else is done here.
+        Where the work is done: subjects side by side, or, where decoded latents pass the generator, pieces of each.
     progress : callable, optional
         Called with what is done of a step and all of it.
 
@@ -81,9 +83,14 @@ def map_study(
         raise UserError("mapping.readout is none: choose linear, generator or second-order")
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    with study_lock(study, layout.records) as held, spreading(where) as side_by_side:
-        maps = BrainMaps(layout, config, stimuli, generator, progress, side_by_side)
+    tell = None if progress is None else TellFromWorker(progress)
+    with study_lock(study, layout.records) as held, workers(study, layout.records, where, progress) as crew:
+        maps = BrainMaps(layout, config, stimuli, generator, tell)
+        if maps.through_generator:
+            # These cut their work into pieces themselves.
+            maps = replace(maps, side_by_side=crew.side_by_side)
         steps = [step for _, step in (*maps.shared(), *(one for label in config.subjects for one in maps.steps(label)))]
+        here = {step.name for step in steps if maps.side_by_side is not None and step.name.startswith("map_sub-")}
         made = {path for step in steps for path in step.outputs}
         for step in steps:
             missing = next((path for path in step.inputs if path not in made and not path.exists()), None)
@@ -91,11 +98,12 @@ def map_study(
                 raise UserError(
                     f"step {step.name} needs {missing}, which is not there: run hyperdecode run {study} first"
                 )
-        for done, step in enumerate(steps, start=1):
-            held.check()
-            ran = run_step(step, study, layout.records, force=force)
+        ready = crew.run(steps, force=force, before=lambda _: held.check(), here=here)
+        for n_done, done in enumerate(ready, start=1):
+            if done.error is not None:
+                raise done.error
             if announce:
-                announce(step.name, done, len(steps), ran)
+                announce(done.step.name, n_done, len(steps), done.ran)
     return [_mapped(layout, config, label) for label in config.subjects]
 
 

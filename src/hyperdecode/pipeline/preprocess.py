@@ -128,7 +128,7 @@ def preprocess(
     skipped: dict[str, str] = {} if failed is None else failed
     target = Path(out) if out is not None else dataset.root / "derivatives" / "hyperdecode"
     layout = Layout(dataset.root, target)
-    say = progress if where.here or progress is None else TellFromWorker()
+    say = None if progress is None else TellFromWorker(progress)
     subjects = [
         _Subject(layout, asked, [run for run in dataset.runs if run.subject == label], contrast, smoothing_fwhm, say)
         for label in dataset.subjects

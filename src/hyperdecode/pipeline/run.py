@@ -115,7 +115,7 @@ def run_study(
     _require_step(only)
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    tell = progress if where.here or progress is None else TellFromWorker()
+    tell = None if progress is None else TellFromWorker(progress)
     told = (None, None) if tell is None else (partial(tell, "epoch"), partial(tell, "map"))
     analysis = Analysis(layout, config, stimuli, generator, *told)
     run = _Run(analysis, _runs(study, config), only, force, announce, tell)
@@ -180,7 +180,7 @@ def decode_study(
     """
     refuse_other_generator(config, stimuli, generator)
     layout = Layout(study)
-    tell = progress if where.here or progress is None else TellFromWorker()
+    tell = None if progress is None else TellFromWorker(progress)
     analysis = Analysis(layout, config, stimuli, generator, None if tell is None else partial(tell, "epoch"))
     steps = [analysis.decode(label, model) for label in config.subjects]
     steps.append(analysis.full_stimuli())
