@@ -76,7 +76,7 @@ def run(
         str | None,
         typer.Option(
             help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, posterior, ceiling, "
-            "reconstruct, evaluate, baselines or report."
+            "reconstruct, evaluate, baselines, map or report."
         ),
     ] = None,
     skip_failed: SkipFailed = False,
