@@ -12,9 +12,11 @@ on the disk before it starts, in FOLDER (a temporary one by default; up to 10 GB
 * glm: one run of BOLD -> a z-map a trial, with the quality figures of the run.
 
 Growth is told by exponents (log of time or memory against log of size, the other sizes fixed). Times of a study of 8
-subjects x 30,000 trials x 200,000 voxels are extrapolated by the least squares of what each step is made of: the mask
-goes over trials x voxels; a decoder sums products of n x n averages over voxels, compares voxels with latents, and
-decomposes n x n; a GLM multiplies trials with volumes and voxels.
+subjects x 30,000 trials x 200,000 voxels are extrapolated by the least squares of what each step is made of: a mask
+goes over trials x voxels; a decoder reads trials x voxels and computes, by the operations that its equations take; a
+GLM goes over volumes and trials x voxels and multiplies them. The peak memory of a decoder is what it plans to hold.
+
+``--points FILE`` says what the lines of an earlier ``--json`` show.
 
 ``--formats`` compares what trials x voxels could be kept in: our store, Zarr's own program, HDF5 (h5py), safetensors.
 """
@@ -326,8 +328,10 @@ def terms(point: Point) -> list[float]:
         return [1.0, volumes * voxels, trials * voxels, trials * volumes * voxels]
     n = trials / REPEATS
     if 2 * voxels <= n:
-        return [1.0, 0.0, 0.0, 0.0, 0.0]
-    return [1.0, trials * voxels, n * n * voxels, n * LATENTS * voxels, n**3]
+        return [0.0, 0.0, 0.0]  # another form of the equations
+    # Six kernels in single precision, which counts half; six encoding models; five decompositions.
+    work = 0.5 * 6 * 2 * n**2 * voxels + 6 * 4 * 0.8 * n * LATENTS * voxels + 5 * 9 * (0.8 * n) ** 3
+    return [1.0, trials * voxels, work]
 
 
 def fitted(points: list[Point], wanted: Point, of: str, parts: Callable[[Point], list[float]]) -> float:
@@ -343,7 +347,7 @@ def fitted(points: list[Point], wanted: Point, of: str, parts: Callable[[Point],
 
 def extrapolated(points: list[Point], wanted: Point) -> tuple[float, float]:
     """Return processor seconds and peak bytes of a larger point."""
-    some = [p for p in points if any(terms(p)[1:])]
+    some = [p for p in points if any(terms(p))]
     seconds = fitted(some, wanted, "cpu_s", terms)
     if wanted["part"] == "decode":
         return seconds, planned(wanted)

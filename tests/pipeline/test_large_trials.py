@@ -10,6 +10,7 @@ from hyperdecode.pipeline.decode import Decoding, training_data
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.pipeline.training_curve import with_training_trials
 from hyperdecode.pipeline.trials import DecodingTrials, read_trials
+from hyperdecode.pipeline.uncertainty import Uncertainty
 from hyperdecode.split import Split
 from hyperdecode.study.fitted_decoder import training_fingerprint
 from hyperdecode.study.layout import Layout
@@ -89,3 +90,10 @@ def test_what_cannot_read_in_blocks_says_so_in_one_line(study, tiny_generator, o
     with pytest.raises(UserError, match="take a decoder that reads in blocks") as caught:
         step.work()
     assert "\n" not in str(caught.value)
+
+
+def test_a_posterior_that_does_not_fit_says_how_to_leave_it_out(study, tiny_generator, on_disk, monkeypatch):
+    monkeypatch.setattr("hyperdecode.memory.working_memory", lambda: 1000)
+    step = Uncertainty(Layout(study), settings(), read_stimuli(study), tiny_generator).step("01")
+    with pytest.raises(UserError, match=r"decoding\.posterior = 0"):
+        step.work()

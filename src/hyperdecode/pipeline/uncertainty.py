@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from hyperdecode.decoding.posterior import LatentPosterior, latent_prior
+from hyperdecode.decoding.views import COPIES
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
+from hyperdecode.memory import refuse_too_large
 from hyperdecode.pipeline.decode import training_data
 from hyperdecode.pipeline.fitted_on import FITTED_ON, fitted_on
 from hyperdecode.pipeline.latents import LatentSpace
@@ -86,7 +88,14 @@ class Uncertainty:
         trials = read_trials(self.layout, self.stimuli, subject, space)
         mean, covariance = latent_prior(self.generator, space, self.config.stimuli.truncation)
         model = LatentPosterior(mean, covariance, n_folds=self.config.decoding.n_folds or 5, seed=settings["seed"])
-        model.fit(**training_data(trials, self.config))
+        data = training_data(trials, self.config)
+        n_trials, n_voxels = data["X"].shape
+        refuse_too_large(
+            4 * COPIES * n_trials * n_voxels,
+            f"the posterior works on {n_trials} trials x {n_voxels} voxels in memory, which",
+            "leave it out (decoding.posterior = 0), choose fewer voxels (bold.voxels, bold.n_voxels)",
+        )
+        model.fit(**data)
         normals = scale.attributes
         directions = np.zeros((0, len(mean))) if normals is None else normals.normals.double().numpy()
         open_faces = _allowed(model, trials, directions, n_draws, settings["seed"])
