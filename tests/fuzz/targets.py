@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from hyperdecode.errors import UserError
 from hyperdecode.files import sha256_bytes
+from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.mapping.regions import RegionSet
+from hyperdecode.pipeline.checkpoints import FileCheckpoint
 from hyperdecode.pipeline.map_regions import map_regions
+from hyperdecode.pipeline.new_trials import NewTrials, _read_table
+from hyperdecode.pipeline.presented import next_run, presented_files, require_free
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings, run_step
 from hyperdecode.study.bids import image_space, index_bids, iterate_volumes, load_run, read_events, read_image
 from hyperdecode.study.config import StudyConfig, read_config, write_config
@@ -320,6 +325,52 @@ def _read_plan(folder: Path) -> None:
         whole(events, "onset", "duration", "trial_type", "stim_file")
         assert np.isfinite(events[["onset", "duration"]].to_numpy()).all()
         assert all(Path(name).name == name and name != ".." for name in events["stim_file"])
+
+
+# What was presented
+
+LOG = {"outcome": "complete", "trigger": "scanner", "trigger_times": [0.0, 1.5, 3.0], "responses": [["1", 2.5]]}
+
+
+def _presented(folder: Path) -> None:
+    for run in (1, 2):
+        files = presented_files(folder, CONFIG, "01", run)
+        files.events.parent.mkdir(parents=True, exist_ok=True)
+        _events(files.events)
+        files.log.parent.mkdir(parents=True, exist_ok=True)
+        files.log.write_text(json.dumps(LOG | {"run": run}))
+
+
+def _read_presented(folder: Path) -> None:
+    states = ("new", "foreign", "complete scanner", "complete simulated", "aborted scanner", "aborted simulated")
+    assert next_run(folder, CONFIG, "01", simulated=False) in (1, 2, None)
+    refused = None
+    for run in (1, 2):
+        files = presented_files(folder, CONFIG, "01", run)
+        assert files.state in states
+        try:
+            require_free(files, simulated=False, force=False)
+        except UserError as error:
+            # What was shown to its end is refused by rights.
+            refused = error if files.state == "foreign" else refused
+        kept = files.set_aside()
+        assert kept is None or kept.parent == files.log.parent
+    if refused:
+        raise refused
+
+
+def _new_trials(folder: Path) -> None:
+    tsv(folder / "trials.tsv", run=["1", "1", "2"], trial_type=["a", "b", "a"], stim_file=["x.png", "n/a", "y.png"])
+
+
+def _read_new_trials(folder: Path) -> None:
+    table = _read_table(folder / "trials.tsv")
+    trials = NewTrials(np.zeros((len(table), 2), np.float32), table)
+    assert trials.only(()).z.shape == (len(table), 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        averaged = trials.averaged("run")
+    assert averaged.z.dtype == np.float32 and len(averaged.z) == len(averaged.table) > 0
 
 
 # NIfTI
@@ -634,6 +685,32 @@ def _boundaries(folder: Path) -> None:
     write_attribute_tensors(folder / "attributes.safetensors", {"z": {"age": one}, "w": {"smile": one}}, {"a": "b"})
 
 
+def _checkpoint(folder: Path) -> None:
+    FileCheckpoint(folder / "checkpoint.safetensors").save(
+        {"weights": np.ones((3, 2), np.float32), "losses": np.array([1.0, 0.5]), "steps": np.array(3)}
+    )
+
+
+def _read_checkpoint(folder: Path) -> None:
+    found = FileCheckpoint(folder / "checkpoint.safetensors").load()
+    assert found is None or all(isinstance(value, np.ndarray) for value in found.values())
+
+
+def _attributes(folder: Path) -> None:
+    one = {"normal": np.ones(4, np.float32), "bias": np.float32(0), "scale": np.float32(1)}
+    write_attribute_tensors(
+        folder / "attributes" / "mine.safetensors", {"z": {"age": one}, "w": {"smile": one, "age": one}}, {"a": "b"}
+    )
+
+
+def _read_attributes(folder: Path) -> None:
+    with _cache(folder):
+        for space, found in attribute_spaces("mine").items():
+            assert (
+                found.space == space and bool(found.normals.isfinite().all()) and len(found.names) == len(found.biases)
+            )
+
+
 def _read_boundaries(folder: Path) -> None:
     vector = read_boundary(folder / "pggan_celebahq_age_boundary.npy")
     assert vector.ndim == 1 and np.isfinite(vector).all() and abs(np.linalg.norm(vector) - 1) < 1e-3
@@ -676,6 +753,8 @@ TARGETS: dict[str, Target] = {
     "participants": Target(_participants, _read_participants, {"participants.tsv": "tsv"}, writes=True, share=0.5),
     "derivatives": Target(_derivatives, _read_derivatives, {".json": "json"}, writes=True, share=0.5),
     "plan": Target(_plan, _read_plan, {".json": "json", ".tsv": "tsv"}),
+    "presented": Target(_presented, _read_presented, {"_presentation.json": "json"}, writes=True, share=0.5),
+    "new trials": Target(_new_trials, _read_new_trials, {"trials.tsv": "tsv"}, share=0.5),
     "nifti": Target(_volumes, _read_volumes, {".nii": "nii", ".nii.gz": "nii"}, share=2),
     "masks": Target(_masks, _read_masks, {".nii.gz": "nii"}, share=0.5),
     "transforms": Target(_transforms, _read_transforms, {".json": "json", ".nii.gz": "nii"}),
@@ -701,5 +780,7 @@ TARGETS: dict[str, Target] = {
     "weights: safetensors": Target(_weights("safetensors"), _read_weights, IN_ONE),
     "weights: imported": Target(_imported, _read_imported, {".safetensors": "safetensors"}, share=0.5),
     "released .dat": Target(_weights("hyper data"), _read_weights, IN_ONE),
+    "attributes": Target(_attributes, _read_attributes, {".safetensors": "safetensors"}, share=0.5),
+    "checkpoint": Target(_checkpoint, _read_checkpoint, {".safetensors": "safetensors"}, writes=True, share=0.5),
     "boundaries": Target(_boundaries, _read_boundaries, {".npy": "npy", ".safetensors": "safetensors"}),
 }

@@ -8,9 +8,12 @@ import os
 import struct
 import tracemalloc
 import zlib
+from dataclasses import fields
+from functools import partial
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.numpy import save
 
@@ -18,7 +21,8 @@ from hyperdecode.errors import UserError, WeightFileError
 from hyperdecode.files import sha256_bytes, write_text
 from hyperdecode.generators.attribute_store import attribute_spaces, load_attributes
 from hyperdecode.generators.registry import load_generator
-from hyperdecode.pipeline.new_trials import _read_table
+from hyperdecode.pipeline import predict
+from hyperdecode.pipeline.new_trials import NewTrials, _read_table
 from hyperdecode.pipeline.presented import presented_files
 from hyperdecode.study.bids import BoldRun, index_bids, resolve_repetition_time
 from hyperdecode.study.bids_names import FileIndex, natural, read_json
@@ -416,3 +420,22 @@ def test_labels_leave_names_short_enough(tmp_path):
     path = tmp_path / "study.toml"
     path.write_text(path.read_text().replace('task = "faces"', f'task = "{longest}b"'))
     refused(read_config, tmp_path, words="at most 50")
+
+
+def test_names_of_columns_and_trials_are_shown_on_one_short_line():
+    table = pd.DataFrame({"two\nlines": ["x"], "\x1b[2J": ["y"], "c" * 10_000: ["z"]})
+    refused(NewTrials(np.zeros((1, 2), np.float32), table).averaged, "run", words="has no column 'run': it has")
+    odd = pd.DataFrame({"trial_type": ["two\nlines", "\x1b[2J", "c" * 10_000]})
+    refused(NewTrials(np.zeros((3, 2), np.float32), odd).only, ["x"], words="no trial has the trial_type 'x'")
+
+
+@pytest.mark.parametrize("name", ["../../../outside.png", "/tmp/outside.png", "trial-0001.png/../../x.png", "nan", ""])
+def test_predictions_name_no_picture_outside_their_folder(tmp_path, name):
+    """The table and its record may have come from somebody else, with hashes that fit."""
+    quiet = {"_run_step": lambda self, step, force: [], "_decode_step": lambda self: None}
+    quiet["_draw_step"] = lambda self, table: pytest.fail("drawn")
+    source = type("Source", (), {"prepare": lambda self: []})()
+    parts = {field.name: None for field in fields(predict._Prediction)} | {"source": source, "folder": tmp_path}
+    work = type("Quiet", (predict._Prediction,), quiet)(**parts)
+    (tmp_path / "predictions.tsv").write_text(f"volume\tpicture\n0\ttrial-0001.png\n1\t{name}\n")
+    refused(partial(work.run, pictures=True, force=False), words="names pictures that no prediction has")

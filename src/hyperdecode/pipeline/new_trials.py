@@ -27,12 +27,14 @@ from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.fitted_decoder import FittedDecoder
 from hyperdecode.study.images import iterate_volumes, open_image
 from hyperdecode.study.layout import Layout
-from hyperdecode.study.reading import load_table, one_line
+from hyperdecode.study.reading import load_table, one_line, printable
 from hyperdecode.study.transforms import write_matrices
 
 __all__ = ["MapsFile", "NewRuns", "NewTrials", "TrialSource", "new_runs"]
 
 MAX_TABLE_BYTES = 64 * 2**20
+LONGEST_LIST = 500
+"""Characters of a message that go to names out of a table."""
 STRANGE = 10.0
 """How many times narrower or wider than in training z may be spread before a warning."""
 
@@ -59,7 +61,7 @@ class NewTrials:
         self._require_column("trial_type")
         unknown = sorted(set(trial_types) - set(self.table["trial_type"].dropna()))
         if unknown:
-            known = ", ".join(sorted(set(self.table["trial_type"].dropna().map(str))))
+            known = printable(", ".join(sorted(set(self.table["trial_type"].dropna().map(str)))), LONGEST_LIST)
             raise UserError(f"no trial has the trial_type {unknown[0]!r}: there are {known}")
         rows = np.flatnonzero(self.table["trial_type"].isin(list(trial_types)))
         return NewTrials(self.z[rows], self.table.iloc[rows].reset_index(drop=True))
@@ -102,7 +104,7 @@ class NewTrials:
 
     def _require_column(self, column: str) -> None:
         if column not in self.table:
-            known = ", ".join(map(str, self.table.columns))
+            known = printable(", ".join(map(str, self.table.columns)), LONGEST_LIST)
             raise UserError(f"the table of trials has no column {column!r}: it has {known or 'none'}")
 
 

@@ -230,7 +230,10 @@ class _Prediction:
         ran = self.source.prepare()
         ran += self._run_step(self._decode_step(), force)
         table = pd.read_csv(self.table, sep="\t", dtype=str)
-        made = tuple(self.folder / name for name in table["picture"])
+        names = list(table["picture"]) if "picture" in table else []
+        if len(names) != len(table) or not all(PICTURE.fullmatch(str(name)) for name in names):
+            raise UserError(f"{self.table} names pictures that no prediction has: remove it, and predict again")
+        made = tuple(self.folder / name for name in names)
         if force:
             self._drop_stale(set(table["picture"]))
         if pictures:
