@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo determinism test test-slow test-gpu fuzz audit lint bench clean
+.PHONY: demo docs determinism test test-slow test-gpu fuzz audit lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -43,12 +43,15 @@ fuzz: $(VENV)/.installed  ## 20,000 harmed files through every reader, in proces
 audit:  ## known vulnerabilities of the pinned versions; skipped with a reason where nobody can be asked
 	$(PYTHON) .ci/audit.py
 
-lint: $(VENV)/.installed  ## style, types and the import contract
+lint: $(VENV)/.installed docs  ## style, types, the import contract and the docs site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=src:. $(BIN)/mypy --strict --explicit-package-bases -p training.pggan
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed  ## the docs site, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/generators.py --json
