@@ -43,6 +43,7 @@ from hyperdecode.study.settings import MappingSettings
 from hyperdecode.study.shown import _mark_of
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture, read_stimuli
 from hyperdecode.study.transforms import read_matrices, read_warp, write_matrices, write_warp
+from hyperdecode.study.trial_store import open_store, write_store
 from hyperdecode.weights.boundaries import read_attribute_tensors, read_boundary, write_attribute_tensors
 from hyperdecode.weights.contents import WeightContents, Weights
 from hyperdecode.weights.hyper_data import read_hyper_data
@@ -465,6 +466,25 @@ def _read_decoder(folder: Path) -> None:
     found.require_voxels(found.voxels, found.shape, found.affine)
 
 
+# Trials x voxels
+
+
+def _store(folder: Path) -> None:
+    with write_store(folder / "z.zarr.zip", 70, np.arange(3, 15)) as writer:
+        for k in range(7):
+            writer.add(rng(k).normal(size=(10, 12)).astype(np.float32))
+
+
+def _read_store(folder: Path) -> None:
+    found = open_store(folder / "z.zarr.zip")
+    n_trials, n_voxels = found.shape
+    assert found.voxels.shape == (n_voxels,) and found.voxels.min() >= 0
+    rows = np.array([0, n_trials - 1])
+    assert found[rows].shape == (2, n_voxels) and found[:, : min(n_voxels, 5)].dtype == np.float32
+    if n_trials * n_voxels < 1_000_000:
+        assert found[:].shape == found.shape
+
+
 # Single-trial estimates
 
 
@@ -759,6 +779,7 @@ TARGETS: dict[str, Target] = {
     "masks": Target(_masks, _read_masks, {".nii.gz": "nii"}, share=0.5),
     "transforms": Target(_transforms, _read_transforms, {".json": "json", ".nii.gz": "nii"}),
     "decoder": Target(_decoder, _read_decoder, {".json": "json", ".safetensors": "safetensors"}, _mend_decoder),
+    "trial store": Target(_store, _read_store, {".zarr.zip": "bytes"}),
     "estimates: maps": Target(_maps, _read_estimates, ESTIMATES, renames=True),
     "estimates: GLMsingle .npy": Target(_glmsingle_npy, _read_estimates, ESTIMATES),
     "estimates: GLMsingle .hdf5": Target(_glmsingle_hdf5, _read_estimates, ESTIMATES),
