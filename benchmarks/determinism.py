@@ -64,11 +64,11 @@ SMALL: dict[str, dict[str, Any]] = {
 """What the small study changes of the quick preset: all steps of the quick demo in two or three minutes of one core."""
 
 TOLERANCES = {
-    "tensors": 1e-4,
-    "images": 1e-4,
+    "tensors": 1e-5,
+    "images": 1e-5,
     "pictures": 2.0,
-    "tables": 1e-3,
-    "numbers in text": 1e-3,
+    "tables": 1e-4,
+    "numbers in text": 1e-4,
 }
 """Largest distance that two thread counts may give, by kind of file: see `Distance`."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
-__all__ = ["default_threads", "one_thread_each", "set_threads", "usable_cores"]
+__all__ = ["default_threads", "one_thread_each", "one_torch_thread", "set_threads", "side_by_side", "usable_cores"]
+
+T = TypeVar("T")
 
 
 def usable_cores() -> int:
@@ -69,3 +72,36 @@ def one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
         finally:
             pool.shutdown(cancel_futures=True)
             torch.set_num_threads(before)
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch compute on one thread in a block whose work is too small to share out; see `one_thread_each`."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def side_by_side(work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+    """Return ``work(item)`` of each item in turn, each computed by torch on one thread, several at a time.
+
+    As many as `default_threads` says; the results are the same bits by however many.
+
+    Parameters
+    ----------
+    work : callable
+        Uses torch. What is set for the caller's thread alone (``torch.inference_mode``) is not set where it runs.
+    items : sequence
+    """
+    import torch
+
+    workers = min(default_threads(), len(items))
+    if workers <= 1 and torch.get_num_threads() == 1:
+        return [work(item) for item in items]
+    with one_thread_each(max(1, workers)) as pool:
+        return list(pool.map(work, items))

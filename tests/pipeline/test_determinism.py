@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from benchmarks import determinism
-from benchmarks.determinism import Making, differing, distance, made_twice, measured
+from benchmarks.determinism import TOLERANCES, Making, differing, distance, made_twice, measured
 
 LIMIT = 300.0
 RECORD = "derivatives/hyperdecode/records/step.toml"
@@ -32,13 +32,18 @@ def test_a_study_made_twice_has_the_same_bytes(studies):
     assert differing(first, second) == []
 
 
-def test_two_threads_give_what_one_gives(studies, tmp_path):
+def test_two_threads_give_nearly_what_one_gives(studies, tmp_path):
     making = Making("tiny", tmp_path, 1, 2)
     try:
         making.end(LIMIT)
     finally:
         making.kill()
-    assert differing(studies[0], making.study) == []
+    assert not [line for line in differing(studies[0], making.study) if ": only in the " in line]
+    found = measured(studies[0], making.study)
+    assert {kind: worst for kind, (worst, *_) in found.items() if worst.value > TOLERANCES.get(kind, 0.0)} == {}
+    # Pictures of stimuli are the same bits: the first link of the chain.
+    for path in sorted((studies[0] / "stimuli").glob("*.png")):
+        assert path.read_bytes() == (making.study / "stimuli" / path.name).read_bytes()
 
 
 def record(**changes):

@@ -16,7 +16,7 @@ from hyperdecode.pipeline.latents import LatentSpace
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.scoring import Scoring
 from hyperdecode.pipeline.uncertainty import Uncertainty
-from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.stimuli.pictures import drawn
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, write_picture
@@ -103,5 +103,5 @@ class Analysis:
         return Scoring(self.layout, self.config, self.stimuli, self.generator).step(subject, model)
 
     def _write_pictures(self, paths: list[Path], w: torch.Tensor) -> None:
-        for path, row in zip(paths, w, strict=True):
-            write_picture(path, to_uint8(self.generator.images(row[None]))[0])
+        for path, picture in zip(paths, drawn(self.generator, w), strict=True):
+            write_picture(path, picture)

@@ -25,6 +25,7 @@ from hyperdecode.stimuli.pictures import crop_centre, resize, to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture
+from hyperdecode.threads import one_torch_thread, side_by_side
 
 __all__ = ["BaselineModels"]
 
@@ -74,7 +75,8 @@ class BaselineModels:
         """Fit eigenfaces to the training faces, encode every stimulus, write both; return facts for the record."""
         facts = self._fit_eigenfaces() if name == "eigenfaces" else {}
         model = self.model(name)
-        encoded = [model.encode(pictures) for pictures in self._batches(list(self.stimuli.manifest["stim_file"]))]
+        with one_torch_thread():
+            encoded = [model.encode(pictures) for pictures in self._batches(list(self.stimuli.manifest["stim_file"]))]
         with atomic_path(self.files(name)[0]) as temporary:
             save_file({"latents": np.concatenate(encoded)}, temporary)
         return facts | {"latents": model.latent_dim, "side": model.side}
@@ -117,8 +119,8 @@ class BaselineModels:
 
     def pictures(self, model: Baseline, latents: NDArray[np.floating]) -> Pictures:
         """Pictures of latents, (n, side, side, 3): as large as the stimuli that they are compared with."""
-        parts = (latents[k : k + LARGE_BATCH] for k in range(0, len(latents), LARGE_BATCH))
-        return np.concatenate([to_uint8(resize(model.images(part), self.side)) for part in parts])
+        parts = [latents[k : k + LARGE_BATCH] for k in range(0, len(latents), LARGE_BATCH)]
+        return np.concatenate(side_by_side(lambda part: to_uint8(resize(model.images(part), self.side)), parts))
 
     def blind(self, name: str) -> tuple[dict[str, Array], dict[str, Pictures]]:
         """Predictors that never saw the brain and need nothing of the decoder.

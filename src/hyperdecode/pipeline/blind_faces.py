@@ -15,7 +15,7 @@ from hyperdecode.evaluation.blind import typical_face
 from hyperdecode.evaluation.pictures import resized
 from hyperdecode.generators.base import Generator, picture_latents
 from hyperdecode.pipeline.seeds import derived_seed
-from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.stimuli.pictures import drawn
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture, write_picture
@@ -117,5 +117,5 @@ class BlindFaces:
         return np.rint(total / len(names)).astype(np.uint8)
 
     def _draw(self, paths: Sequence[Path], w: torch.Tensor) -> None:
-        for path, row in zip(paths, w, strict=True):
-            write_picture(path, to_uint8(self.generator.images(row[None]))[0])
+        for path, picture in zip(paths, drawn(self.generator, w), strict=True):
+            write_picture(path, picture)

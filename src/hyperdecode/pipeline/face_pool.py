@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from hyperdecode.files import atomic_path
 from hyperdecode.generators.base import Generator
 from hyperdecode.stimuli.pictures import resize, to_uint8
+from hyperdecode.threads import side_by_side
 from hyperdecode.weights.store import cache_dir
 
 __all__ = ["CHUNK", "FIRST_SEED", "SIDE", "chunk_path", "held_out_latents", "pool_chunks"]
@@ -84,12 +85,17 @@ def _render(generator: Generator, first_seed: int) -> dict[str, NDArray[np.gener
     z = torch.cat([generator.sample(1, first_seed + k) for k in range(CHUNK)])
     tensors: dict[str, NDArray[np.generic]] = {"z": z.numpy()}
     pictures = np.empty((CHUNK, SIDE, SIDE, 3), np.uint8)
+
+    @torch.inference_mode()
+    def one(latent: torch.Tensor) -> NDArray[np.uint8]:
+        made = resize(generator.images(latent[None], space="z", resolution=side), SIDE)
+        picture: NDArray[np.uint8] = to_uint8(made)[0]
+        return picture
+
     with torch.inference_mode():
         if "w" in generator.spaces:
             tensors["w"] = generator.to_w(z).numpy(force=True)
-        for k in range(CHUNK):
-            picture = generator.images(z[k : k + 1], space="z", resolution=side)
-            pictures[k] = to_uint8(resize(picture, SIDE))[0]
+    pictures[:] = side_by_side(one, list(z))
     return tensors | {"pictures": pictures}
 
 

@@ -23,6 +23,7 @@ from hyperdecode.stimuli.pictures import resize, to_uint8
 from hyperdecode.study.config import read_config
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import read_stimuli
+from hyperdecode.threads import side_by_side
 
 __all__ = ["Faces", "decoded_faces", "edit", "interpolate", "read_faces", "sample", "sampled_faces"]
 
@@ -212,12 +213,16 @@ def _pictures(generator: Generator, latents: Tensor, space: str, progress: Progr
     shown = min(PREVIEW, side)
     rows, columns = latents.shape[:2]
     pictures = np.empty((rows, columns, shown, shown, 3), np.uint8)
+
+    @torch.inference_mode()
+    def one(latent: Tensor) -> NDArray[np.uint8]:
+        made = generator.images(latent[None], space=space, resolution=side)
+        picture: NDArray[np.uint8] = to_uint8(resize(made, shown))[0]
+        return picture
+
     for row in range(rows):
-        for column in range(columns):
-            with torch.inference_mode():
-                picture = generator.images(latents[row, column][None], space=space, resolution=side)
-            pictures[row, column] = to_uint8(resize(picture, shown))[0]
-            progress(row * columns + column + 1, rows * columns)
+        pictures[row] = side_by_side(one, list(latents[row]))
+        progress((row + 1) * columns, rows * columns)
     return pictures
 
 

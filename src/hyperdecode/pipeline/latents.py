@@ -12,7 +12,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.generators.attributes import AttributeNormals
 from hyperdecode.generators.base import Generator, decoded_picture_latents
-from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.stimuli.pictures import drawn, to_uint8
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.stimulus_set import StimulusSet
 
@@ -72,10 +72,8 @@ class LatentSpace:
         return to_uint8(self.generator.images(self.generator.w_statistics()[0][None]))
 
     def pictures(self, latents: NDArray[np.floating], resolution: int | None = None) -> NDArray[np.uint8]:
-        """Make the picture of each latent, (n, side, side, 3), one after the other."""
-        return np.concatenate(
-            [to_uint8(self.generator.images(row[None], resolution=resolution)) for row in self.drawable(latents)]
-        )
+        """Make the picture of each latent by itself, (n, side, side, 3)."""
+        return np.stack(list(drawn(self.generator, self.drawable(latents), resolution=resolution)))
 
 
 def refuse_other_generator(config: StudyConfig, stimuli: StimulusSet, generator: Generator) -> None:

@@ -27,7 +27,7 @@ from hyperdecode.pipeline.prediction_sheet import MAX_ON_SHEET, prediction_sheet
 from hyperdecode.pipeline.records import Step, is_fresh, refuse_other_settings, run_step
 from hyperdecode.pipeline.sources import Progress
 from hyperdecode.pipeline.zmaps import noting_warnings
-from hyperdecode.stimuli.pictures import to_uint8
+from hyperdecode.stimuli.pictures import drawn
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import Derivatives, write_json, write_table
 from hyperdecode.study.images import read_image
@@ -334,8 +334,8 @@ class _Prediction:
     def _draw(self, table: pd.DataFrame) -> None:
         latents = self.space.drawable(load_file(self.latents)["drawn"])
         small = []
-        for k, (name, row) in enumerate(zip(table["picture"], latents, strict=True)):
-            picture = to_uint8(self.generator.images(row[None]))[0]
+        pictures = drawn(self.generator, latents)
+        for k, (name, picture) in enumerate(zip(table["picture"], pictures, strict=True)):
             write_picture(self.folder / name, picture)
             if k < MAX_ON_SHEET:
                 small.append(thumbnail(picture))

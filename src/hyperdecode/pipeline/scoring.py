@@ -31,7 +31,7 @@ from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.derivatives import write_table
 from hyperdecode.study.layout import Layout
 from hyperdecode.study.stimulus_set import StimulusSet, read_picture
-from hyperdecode.threads import default_threads, one_thread_each
+from hyperdecode.threads import side_by_side
 from hyperdecode.weights.imported import imported_family, imported_names
 
 __all__ = ["SCORE_FILES", "Scoring"]
@@ -247,9 +247,7 @@ def _features(network: FeatureNetwork, pictures: Pictures) -> NDArray[np.float64
             some = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
             return network.features(some).double().numpy(force=True)
 
-    starts = range(0, len(pictures), BATCH)
-    with one_thread_each(min(default_threads(), len(starts))) as pool:
-        return np.concatenate(list(pool.map(of_batch, starts)))
+    return np.concatenate(side_by_side(of_batch, range(0, len(pictures), BATCH)))
 
 
 def _dimensions(found: dict[str, Latents]) -> pd.DataFrame:

@@ -117,8 +117,8 @@ class Uncertainty:
     def _draw(self, subject: str, space: LatentSpace, draws: NDArray[np.float64], names: tuple[str, ...]) -> None:
         side = max((s for s in self.generator.resolutions if s <= SMALL), default=self.generator.resolution)
         for draw, latents in enumerate(draws):
-            for name, latent in zip(names, latents, strict=True):
-                write_picture(self.layout.drawn(subject, name, draw), space.pictures(latent[None], side)[0])
+            for name, picture in zip(names, space.pictures(latents, side), strict=True):
+                write_picture(self.layout.drawn(subject, name, draw), picture)
 
 
 def _fitted_on(trials: DecodingTrials) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
+from hyperdecode.threads import one_torch_thread
 
 __all__ = ["FeatureBank", "feature_layers", "picture_features"]
 
@@ -93,7 +94,8 @@ def picture_features(
                 channels = value.shape[1]
                 if name not in projections:
                     projections[name] = torch.randn(N_CHANNELS, channels, 1, 1, generator=source) / channels**0.5
-                found[name].append(F.conv2d(_pooled(value), projections[name]))
+                with one_torch_thread():
+                    found[name].append(F.conv2d(_pooled(value), projections[name]))
             found[PICTURE].append(_seen(pictures[start : start + batch]))
     return FeatureBank((*names, PICTURE), tuple(_standardised(torch.cat(values)) for values in found.values()))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from threadpoolctl import threadpool_limits
 
 from hyperdecode.errors import UserError
 from hyperdecode.simulation.features import FeatureBank
@@ -120,12 +121,14 @@ def grow_subject(bank: FeatureBank, head: Head, *, seed: int, noise_ceiling: flo
     centre, spread = _fields(rng, cortex, head, region)
     mix = _mix(rng, len(bank.layers), lookup(region, head.table, "depth"))
     total = np.zeros((len(bank.values[0]), len(voxels)), np.float32)
-    for weights, values in zip(mix, bank.values, strict=True):
-        mine = np.flatnonzero(weights)
-        tuning = cortex.smooth(rng, values.shape[1], TUNING_MM)[mine]
-        for block in np.array_split(mine, max(1, -(-len(mine) // BLOCK))):
-            here = np.searchsorted(mine, block)
-            total[:, block] += weights[block] * _standard(_read(values, tuning[here], centre[block], spread[block]))
+    # A product of matrices rounds by the number of threads, and BOLD is stored in whole numbers.
+    with threadpool_limits(1):
+        for weights, values in zip(mix, bank.values, strict=True):
+            mine = np.flatnonzero(weights)
+            tuning = cortex.smooth(rng, values.shape[1], TUNING_MM)[mine]
+            for block in np.array_split(mine, max(1, -(-len(mine) // BLOCK))):
+                here = np.searchsorted(mine, block)
+                total[:, block] += weights[block] * _standard(_read(values, tuning[here], centre[block], spread[block]))
     mean = MEAN_RESPONSE * lookup(region, head.table, "response") * rng.uniform(0.5, 1.5, len(voxels))
     return SimulatedSubject(
         head=head,

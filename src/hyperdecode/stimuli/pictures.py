@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hyperdecode.errors import UserError
 from hyperdecode.generators.base import Generator
+from hyperdecode.threads import default_threads, side_by_side
 
-__all__ = ["crop_centre", "resize", "stimulus_pictures", "to_uint8"]
+__all__ = ["crop_centre", "drawn", "resize", "stimulus_pictures", "to_uint8"]
 
 
 def to_uint8(pictures: Tensor) -> NDArray[np.uint8]:
@@ -86,6 +87,31 @@ def _kept(side: int, share: float) -> int:
     if not 0 < share <= 1:
         raise UserError(f"the share of a picture that a crop keeps lies above 0 and at most at 1, got {share}")
     return max(side - 2 * math.floor(side * (1 - share) / 2 + 1e-9), 1)
+
+
+def drawn(generator: Generator, latents: Tensor, *, resolution: int | None = None) -> Iterator[NDArray[np.uint8]]:
+    """Make the picture of each latent by itself, as many side by side as there are threads.
+
+    Parameters
+    ----------
+    generator : Generator
+    latents : Tensor, (n, latent_dim)
+        In the generator's ``picture_space``.
+    resolution : int, optional
+        Default: the full side.
+
+    Returns
+    -------
+    iterator of ndarray of uint8, (side, side, 3)
+    """
+
+    def one(row: Tensor) -> NDArray[np.uint8]:
+        picture: NDArray[np.uint8] = to_uint8(generator.images(row[None], resolution=resolution))[0]
+        return picture
+
+    step = default_threads()
+    for start in range(0, len(latents), step):
+        yield from side_by_side(one, list(latents[start : start + step]))
 
 
 def stimulus_pictures(
