@@ -165,7 +165,7 @@ def distance(first: Path, second: Path) -> Distance:
     if suffix in (".png", ".jpg"):
         return _pictures(first.read_bytes(), second.read_bytes())
     if suffix == ".tsv":
-        return _tables(*(pd.read_csv(path, sep="\t") for path in (first, second)))
+        return _tables(*(_table(path) for path in (first, second)))
     if suffix == ".json":
         return _texts(*(json.loads(path.read_text("utf-8")) for path in (first, second)))
     if suffix == ".toml":
@@ -206,6 +206,13 @@ def _number(first: float, second: float) -> float:
         return 0.0
     apart = abs(first - second) / max(1.0, abs(first))
     return apart if math.isfinite(apart) else math.inf
+
+
+def _table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, sep="\t")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
 
 
 def _tables(first: pd.DataFrame, second: pd.DataFrame) -> Distance:

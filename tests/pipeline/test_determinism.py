@@ -63,6 +63,7 @@ def pair(tmp_path):
         (folder / RECORD).parent.mkdir(parents=True)
         (folder / RECORD).write_text(record())
         (folder / "table.tsv").write_text("face\tscore\na\t0.5\nb\tn/a\n")
+        (folder / "nothing.tsv").write_text("\n")
         (folder / "words.json").write_text(json.dumps({"n": [1, 2.5], "sha256": "ab" * 32, "said": "0.25 of 4"}))
         (folder / "page.png").write_bytes(png.getvalue())
         save_file({"latents": np.array([[1.0, -4.0]], np.float32)}, folder / "latents.safetensors")
