@@ -46,7 +46,7 @@ from hyperdecode.study.trial_store import open_store
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-TIMES = frozenset({"process", "started", "ended", "seconds", "peak_memory_mb", "fit_seconds"})
+TIMES = frozenset({"process", "started", "ended", "seconds", "peak_memory_mb", "fit_seconds", "threads"})
 """Keys of a run record, at any depth, that say when, where and how long: no two runs agree on them."""
 CACHES = ("__pycache__",)
 LATER = 3.0

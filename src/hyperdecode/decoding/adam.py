@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperdecode.decoding.training import with_halved_batches
-from hyperdecode.threads import default_threads
+from hyperdecode.threads import default_threads, one_thread_each
 
 __all__ = ["AdamState", "Batches", "BlockedLayer", "Layer", "Rule", "WholeLayer"]
 
@@ -123,7 +122,7 @@ class BlockedLayer:
 
     def train(self, batches: Batches, n_epochs: int) -> NDArray[np.float64]:
         """Show all batches `n_epochs` times and return the mean loss of each epoch."""
-        with _one_thread_each(min(default_threads(), len(self._blocks))) as pool:
+        with one_thread_each(min(default_threads(), len(self._blocks))) as pool:
             futures = [pool.submit(block.train, batches, n_epochs, self._steps, self._rule) for block in self._blocks]
             losses = np.zeros(n_epochs)
             for future in futures:  # one after another: NumPy's order of a sum depends on the number of epochs
@@ -214,17 +213,6 @@ def _scaled_error(predicted: Float32Array, targets: Float32Array, of_trials: Flo
             predicted[i, j] = error * factor
         total += of_trials[i] * row
     return total
-
-
-@contextmanager
-def _one_thread_each(workers: int) -> Iterator[ThreadPoolExecutor]:
-    before = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)
 
 
 class WholeLayer:

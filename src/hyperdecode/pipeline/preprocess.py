@@ -19,7 +19,7 @@ from hyperdecode.fmri.contrast import Contrast, contrast_zmap, find_peaks, parse
 from hyperdecode.fmri.mask import voxel_mask
 from hyperdecode.pipeline.cluster import HERE, Where
 from hyperdecode.pipeline.flights import TellFromWorker
-from hyperdecode.pipeline.lock import study_lock
+from hyperdecode.pipeline.lock import Held, study_lock
 from hyperdecode.pipeline.records import Step, read_facts, refuse_other_settings
 from hyperdecode.pipeline.sources import KeptBold, Progress
 from hyperdecode.pipeline.spatial import Raw
@@ -138,9 +138,9 @@ def preprocess(
         if not force:
             subject.refuse_other_settings()
     Derivatives(target, dataset.root).prepare()
-    with study_lock(target, layout.records), workers(dataset.root, layout.records, where, progress) as crew:
+    with study_lock(target, layout.records) as held, workers(dataset.root, layout.records, where, progress) as crew:
         redone: dict[str, None] = {}
-        while (bad := _attempt(crew, subjects, force, redone, progress)) is not None:
+        while (bad := _attempt(crew, held, subjects, force, redone, progress)) is not None:
             subject, run, error = bad
             subject.leave_out(run, error, skip_failed, skipped)
             force = False
@@ -148,13 +148,13 @@ def preprocess(
 
 
 def _attempt(
-    crew: Workers, subjects: list[_Subject], force: bool, redone: dict[str, None], say: Progress | None
+    crew: Workers, held: Held, subjects: list[_Subject], force: bool, redone: dict[str, None], say: Progress | None
 ) -> tuple[_Subject, BoldRun, UserError] | None:
     """Do all steps; return the run that stopped them, if one did."""
     steps = {step.name: (kind, subject, step) for subject in subjects for kind, step in subject.steps()}
     totals, n_done = Counter(kind for kind, _, _ in steps.values()), Counter[str]()
     failed = None
-    for done in crew.run([step for _, _, step in steps.values()], force=force):
+    for done in crew.run([step for _, _, step in steps.values()], force=force, before=lambda _: held.check()):
         kind, subject, _ = steps[done.step.name]
         if done.error is not None:
             failed = failed or (subject, subject.run_of(done.step), done.error)

@@ -25,6 +25,7 @@ from hyperdecode.files import remove_leftovers, sha256_file, write_text
 from hyperdecode.pipeline.peak_memory import measured
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
 from hyperdecode.study.reading import read_regular
+from hyperdecode.threads import default_threads
 
 __all__ = [
     "Digest",
@@ -124,6 +125,8 @@ def run_step(step: Step, study: Path, records: Path, *, force: bool = False) -> 
         "seconds": round(time.perf_counter() - clock, 3),
         "peak_memory_mb": peak.mib,
         "peak_memory_of": peak.of,
+        # Linear algebra sums in another order with another number.
+        "threads": default_threads(),
         "packages": _versions(),
         "settings": settings,
         "facts": _plain(facts),

@@ -46,7 +46,7 @@ class StepStatus:
         Why it is not fresh.
     record : dict
         Times, process, peak memory of the last time; what the record has of ``started``, ``ended``, ``seconds``,
-        ``peak_memory_mb``, ``process``, ``hyperdecode``.
+        ``peak_memory_mb``, ``peak_memory_of``, ``threads``, ``process``, ``hyperdecode``.
     """
 
     step: str
@@ -177,7 +177,7 @@ class _Seen:
 
 
 def _times(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("started", "ended", "seconds", "peak_memory_mb", "process", "hyperdecode")
+    names = ("started", "ended", "seconds", "peak_memory_mb", "peak_memory_of", "threads", "process", "hyperdecode")
     return {name: record[name] for name in names if name in record}
 
 
