@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import CancelledError
 from dataclasses import asdict
 from pathlib import Path
 
@@ -189,6 +190,70 @@ def test_a_step_that_a_killed_commands_worker_still_does_is_not_begun_twice(tmp_
         sleeper.wait()
     list(Workers(tmp_path, records).run([writes(a, "a")], force=False))
     assert a.read_text() == "a"
+
+
+class Landed:
+    """What `FakeClient.submit` gives: a future that the test lets end."""
+
+    def __init__(self, key, item):
+        self.key, self.item = key, item
+
+    def add_done_callback(self, call):
+        self.end = lambda: call(self)
+
+    def result(self):
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+
+class FakeClient:
+    """A cluster of which the test says who is there and what becomes of the work."""
+
+    status = "running"
+
+    def __init__(self, *there):
+        self.there, self.sent, self.asked = list(there), [], 0
+
+    def scheduler_info(self, n_workers):
+        return {"workers": dict.fromkeys(self.there)}
+
+    def scatter(self, values, **_):
+        self.asked += 1
+        return values
+
+    def submit(self, _fly, _function, _shared, item, *, workers, **_):
+        self.sent.append((Landed(f"{item}-{len(self.sent)}", item), workers))
+        return self.sent[-1][0]
+
+    def ends(self, number, outcome):
+        self.sent[number][0].outcome = outcome
+        self.sent[number][0].end()
+
+
+def test_what_was_lost_waits_while_the_other_workers_are_busy():
+    """Data that were shared died with a worker, and the only other one has work: nothing may be forgotten."""
+    client = FakeClient("a", "b")
+    up = flights.Flights(flights.Cluster(client, "the workers", lambda: None, 5, ours=True), None, "shared")
+    for item in (1, 2):
+        assert up.free()
+        up.send(item)
+    assert [workers for _, workers in client.sent] == [["a"], ["b"]] and client.asked == 1
+    client.there.remove("a")
+    client.ends(0, CancelledError())
+    client.ends(1, "two")
+    assert up.landed() == (2, "two") and len(up) == 1 and not up.free(), "what was lost goes first"
+    thread = threading.Timer(0.3, lambda: client.ends(2, "one"))
+    thread.start()
+    assert up.landed() == (1, "one") and len(up) == 0 and up.free()
+    assert client.sent[2][1] == ["b"] and client.asked == 2, "what is shared was shared again"
+
+
+def test_no_worker_for_long_ends_in_one_line(monkeypatch):
+    monkeypatch.setattr(flights, "TICK_S", 0.01)
+    cluster = flights.Cluster(FakeClient(), "the workers of node17", lambda: None, 0.05, ours=True)
+    with pytest.raises(UserError, match="the workers of node17 have no worker after 0 s: start workers"):
+        flights.Flights(cluster, None, None).free()
 
 
 def contents(folder):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import pandas as pd
 import pytest
 
 from hyperdecode.errors import DataWarning, UserError
 from hyperdecode.study.events import check_events, read_events
+from hyperdecode.study.reading import load_table
 
 N_VOLUMES, T_R = 200, 1.5
 
@@ -89,6 +91,6 @@ def test_events_that_do_not_overlap(path):
 
 
 def test_a_table_of_absurd_size(path, monkeypatch):
-    monkeypatch.setattr("hyperdecode.study.reading.MAX_TABLE_BYTES", 20)
+    monkeypatch.setattr("hyperdecode.study.events.load_table", partial(load_table, limit=20))
     write(path, [3.0, 4.5])
     refused(path, "is not a tab-separated table")

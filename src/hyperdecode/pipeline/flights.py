@@ -124,7 +124,8 @@ class Flights:
         self.cluster, self.function, self.shared = cluster, function, shared
         self._landed: SimpleQueue[Any] = SimpleQueue()
         self._up: dict[str, tuple[Any, str, Any]] = {}
-        self._times_lost: dict[Any, int] = {}
+        self._again: list[Any] = []
+        self._times_lost: dict[str, int] = {}
         self._scattered: Any = None
 
     def __enter__(self) -> Flights:
@@ -134,6 +135,7 @@ class Flights:
         """Stop what is still under way: nobody holds the study for it any more."""
         up = list(self._up.values())
         self._up.clear()
+        self._again.clear()
         if up and not self.cluster.ours:
             with suppress(Exception):
                 self.cluster.client.cancel([future for future, _, _ in up], force=True)
@@ -142,14 +144,15 @@ class Flights:
                 )
 
     def __len__(self) -> int:
-        return len(self._up)
+        return len(self._up) + len(self._again)
 
     def free(self) -> bool:
-        """Say whether a worker waits for work (with nothing under way, wait for one)."""
-        if self._idle():
-            return True
-        if self._up:
+        """Say whether a worker waits for new work (with nothing under way, wait for one)."""
+        if self._again:
             return False
+        return bool(self._idle()) or (not self._up and self._wait_for_worker())
+
+    def _wait_for_worker(self) -> bool:
         until = time.monotonic() + self.cluster.patience
         while not self._idle():
             if time.monotonic() > until:
@@ -163,13 +166,24 @@ class Flights:
 
     def send(self, item: Any) -> None:
         """Send an item to a worker that waits."""
-        client, worker = self.cluster.client, self._idle()[0]
-        if self._scattered is None:
-            self._scattered = client.scatter([self.shared], broadcast=False, hash=False)[0]
-        future = client.submit(
-            _fly, self.function, self._scattered, item, pure=False, workers=[worker], allow_other_workers=True
-        )
-        self._up[future.key] = (future, worker, item)
+        client, idle = self.cluster.client, self._idle()
+        try:
+            if self._scattered is None:
+                self._scattered = client.scatter([self.shared], broadcast=False, hash=False)[0]
+            future = client.submit(
+                _fly,
+                self.function,
+                self._scattered,
+                item,
+                pure=False,
+                workers=idle[:1] or None,
+                allow_other_workers=True,
+            )
+        except (OSError, TimeoutError) as error:
+            # The scheduler or the last worker went at this moment.
+            self._lost(item, error)
+            return
+        self._up[future.key] = (future, idle[0] if idle else "", item)
         future.add_done_callback(self._landed.put)
 
     def landed(self) -> tuple[Any, Any]:
@@ -183,6 +197,7 @@ class Flights:
         from dask.distributed import KilledWorker
 
         while True:
+            self._send_again()
             try:
                 future = self._landed.get(timeout=TICK_S)
             except Empty:
@@ -206,9 +221,12 @@ class Flights:
                 f"a piece of work was lost with its workers {ATTEMPTS} times: give workers more memory, or start fewer "
                 "of them; what is finished is kept"
             ) from error
-        # Others of the same dead scheduler may be on their way here; this one goes first.
-        if self.free():
-            self.send(item)
+        self._again.append(item)
+
+    def _send_again(self) -> None:
+        """Send what was lost, as workers are there for it: to wait for one with nothing under way is to be patient."""
+        while self._again and (self._idle() or (not self._up and self._wait_for_worker())):
+            self.send(self._again.pop(0))
 
     def _wait_for_scheduler(self) -> None:
         until = time.monotonic() + PATIENCE_S
@@ -227,7 +245,11 @@ class Flights:
 
     def _idle(self) -> list[str]:
         busy = {worker for _, worker, _ in self._up.values()}
-        there = self.cluster.client.scheduler_info(n_workers=-1)["workers"]
+        try:
+            there = self.cluster.client.scheduler_info(n_workers=-1)["workers"]
+        except OSError:
+            self._wait_for_scheduler()
+            return []
         return [worker for worker in sorted(there) if worker not in busy]
 
 

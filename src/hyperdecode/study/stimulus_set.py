@@ -179,6 +179,8 @@ def make_stimuli(
     names = [f"test-{i + 1:04d}.png" for i in range(wanted.n_test)]
     names += [f"train-{i + 1:04d}.png" for i in range(wanted.n_train)]
     todo = [i for i, name in enumerate(names) if not (folder / name).exists()]
+    # Sizes that cannot be made are refused before there is a folder.
+    stimulus_pictures(generator, w[:0], render=wanted.render, size=wanted.size, crop=wanted.crop)
     draw = partial(_draw, generator, w[todo], wanted, [folder / names[i] for i in todo])
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
