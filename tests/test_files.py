@@ -158,6 +158,8 @@ def test_other_mistakes_inside_are_left_as_they_are(tmp_path):
 
 
 def test_the_error_is_both_and_crosses_processes():
+    """Also as Dask sends errors, once it is imported."""
+    pytest.importorskip("tblib.pickling_support").install()
     error = pickle.loads(pickle.dumps(OutputError("no room in there")))
     assert isinstance(error, UserError) and isinstance(error, OSError) and str(error) == "no room in there"
 

@@ -35,6 +35,10 @@ class OutputError(UserError, OSError):
     It is an `OSError` too, for those who can wait until there is room.
     """
 
+    def __new__(cls, *args: object) -> OutputError:
+        """Make it as an `OSError`: the other base would refuse, when it comes back from a worker."""
+        return OSError.__new__(cls, *args)
+
     def __str__(self) -> str:
         return str(self.args[0])
 

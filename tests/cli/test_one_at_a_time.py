@@ -213,6 +213,7 @@ def test_the_first_goes_on_as_if_the_second_had_not_come(study, what, tmp_path, 
     assert not list(records.glob("*.lock")) and {path.name for path in folder.rglob(".*")} <= {".bidsignore"}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::hyperdecode.errors.DataWarning")
 def test_one_that_was_killed_is_taken_over_and_swept(study, tiny_generator):
     records, undisturbed = Layout(study).records, contents(study)

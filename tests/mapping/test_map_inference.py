@@ -143,6 +143,7 @@ def test_without_relation_one_map_in_twenty_is_rejected():
     assert 0.04 <= alone / 1000 <= 0.06
 
 
+@pytest.mark.slow
 def test_without_relation_and_with_random_pairings_too():
     rng = np.random.default_rng(8)
     rejected = sum(max_statistic([a_study(rng, 9, [])], 39, seed=s).significant.any() for s in range(1000))

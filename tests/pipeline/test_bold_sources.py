@@ -157,6 +157,7 @@ def test_kept_bold_gives_the_same_z(as_is, study, run):
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_same_bytes(as_is, study, run):
     assert run(study, with_bold(), "zmaps", where=Where(2)).ran != []
     for number in (1, 2):

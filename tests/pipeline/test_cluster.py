@@ -17,6 +17,7 @@ import tomli_w
 import torch
 
 from hyperdecode.errors import DataWarning, UserError
+from hyperdecode.files import OutputError
 from hyperdecode.pipeline import cluster as clusters
 from hyperdecode.pipeline import flights
 from hyperdecode.pipeline.cluster import HERE, Where, connected, spreading
@@ -98,6 +99,14 @@ def test_after_a_failure_nothing_is_begun(crew, tmp_path):
         (done,) = runs.run(steps, force=False)
         assert done.step is steps[0] and str(done.error) == "the run is too short"
     assert not b.exists() and not c.exists()
+
+
+def test_a_full_disk_of_a_worker_is_told_as_one_of_this_process(crew, tmp_path):
+    def fill():
+        raise OutputError("no room on the disk")
+
+    (done,) = crew.run([step("a", [], [tmp_path / "a.txt"], fill)], force=False)
+    assert isinstance(done.error, OutputError) and str(done.error) == "no room on the disk"
 
 
 def test_warnings_of_a_step_reach_its_user(crew, tmp_path):
@@ -265,10 +274,8 @@ def contents(folder):
 
 
 def test_a_study_on_workers_is_that_of_one_process_bit_for_bit(tmp_path, tiny_generator):
-    """Two decoders, baselines, posterior: branches that do not wait for each other."""
-    config = settings(
-        decoding={"posterior": 2, "beside": ["ridge"]}, evaluation={"n_permutations": 100, "baselines": ["eigenfaces"]}
-    )
+    """Two decoders, posterior, ceilings: branches that do not wait for each other."""
+    config = settings(decoding={"posterior": 2, "beside": ["ridge"]})
     told = []
     for name, where in (("one", HERE), ("three", Where(3))):
         study = estimated_study(tmp_path / name / "study", tiny_generator, config)

@@ -44,7 +44,7 @@ def raw(folder, generator):
 
 
 @pytest.mark.filterwarnings("ignore::hyperdecode.errors.DataWarning")  # eight-millimetre voxels
-@pytest.mark.parametrize("kind", [everything, bold, pytest.param(raw, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [everything, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (bold, raw))])
 def test_a_step_finds_all_that_it_needs_among_its_inputs(kind, tmp_path, tiny_generator):
     """What other steps made, their records too, is out of sight while a step works, and it makes the same."""
     study, config = kind(tmp_path / "study", tiny_generator)

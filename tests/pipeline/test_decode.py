@@ -204,6 +204,7 @@ def test_repeats_of_training_faces_are_averaged_and_weighed(study):
     assert "groups" not in training_data(trials, settings())
 
 
+@pytest.mark.slow
 def test_compare_fits_each_model_at_each_noise_level(study, tiny_generator):
     stimuli, config = read_stimuli(study), settings()
     said = []

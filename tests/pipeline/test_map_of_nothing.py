@@ -23,6 +23,7 @@ CONFIG = type(settings()).model_validate(
 
 
 # Nothing can be decoded from such voxels, and the decoder says so.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hyperdecode.errors.DataWarning")
 def test_nothing_beyond_chance(tmp_path, tiny_generator):
     study = new_study(tmp_path / "study", CONFIG, tiny_generator)

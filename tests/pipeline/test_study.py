@@ -316,6 +316,7 @@ def test_a_role_changed_in_the_manifest_is_heeded(study, run):
     assert load_file(made(study, "desc-weightedridge_latents.safetensors"))["predicted"].shape[0] == 9
 
 
+@pytest.mark.slow
 def test_a_null_study_says_so(tmp_path, simulated, tiny_generator, run):
     study, config = tmp_path / "null", settings(noise_ceiling=1e-6)
     shutil.copytree(simulated / "stimuli", study / "stimuli")
@@ -326,6 +327,7 @@ def test_a_null_study_says_so(tmp_path, simulated, tiny_generator, run):
     assert "Nothing was decoded." in (study / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_other_seeds_make_other_data(tmp_path, simulated, tiny_generator):
     study, config = tmp_path / "two", settings(subjects=["01", "02"])
     shutil.copytree(simulated / "stimuli", study / "stimuli")

@@ -198,6 +198,7 @@ def test_distances_know_equal_and_different_sets():
     assert frechet(real + shift, real) <= float(shift.square().sum()) + 1e-6
 
 
+@pytest.mark.slow
 def test_it_learns_discs_at_16_px():
     settings = Settings(
         side=16, latent_dim=8, width_base=48, width_max=12, batches={4: 8}, stabilise_images=400, fade_images=400,
