@@ -77,16 +77,8 @@ class Standardised:
         """Return inner products of the trials, (n_trials, n_trials), float64, not weighted; reads everything once."""
         size = len(self.weights)
         total = torch.zeros(size, size, dtype=torch.float64, device=self.mean.device)
-        constant = bad = 0
-        for block in self._column_blocks():
-            z = self.responses.columns(block.start, block.stop)
-            moments = self._moments(z, self.weights)
-            bad += int((~torch.isfinite(moments.mean)).sum()) and int((~torch.isfinite(z)).any(0).sum())
-            constant += self._learn(block, moments)
-            z = self._standardise(z, block)
+        for _, z in self._learnt_blocks():
             _add_products(total, z.T)
-            self.kept = z if self.whole else None
-        self._refuse(bad, constant)
         return total
 
     def learn(self, sample: slice) -> Tensor:
@@ -94,18 +86,21 @@ class Standardised:
 
         `sample` has a step and neither start nor stop.
         """
+        found = [z[:, -block.start % sample.step :: sample.step].clone() for block, z in self._learnt_blocks()]
+        return torch.cat(found, 1)
+
+    def _learnt_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield blocks of voxels, standardised, once their mean and scale are learnt; refuse bad ones at the end."""
         constant = bad = 0
-        found = []
         for block in self._column_blocks():
             z = self.responses.columns(block.start, block.stop)
             moments = self._moments(z, self.weights)
             bad += int((~torch.isfinite(moments.mean)).sum()) and int((~torch.isfinite(z)).any(0).sum())
             constant += self._learn(block, moments)
             z = self._standardise(z, block)
-            found.append(z[:, -block.start % sample.step :: sample.step].clone())
+            yield block, z
             self.kept = z if self.whole else None
         self._refuse(bad, constant)
-        return torch.cat(found, 1)
 
     def weighed_kernel(self, roots: Tensor) -> Tensor:
         """Return inner products of the trials once each voxel is multiplied by its root, (n_voxels,); after `learn`."""
