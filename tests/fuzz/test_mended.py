@@ -429,7 +429,9 @@ def test_names_of_columns_and_trials_are_shown_on_one_short_line():
     refused(NewTrials(np.zeros((3, 2), np.float32), odd).only, ["x"], words="no trial has the trial_type 'x'")
 
 
-@pytest.mark.parametrize("name", ["../../../outside.png", "/elsewhere/outside.png", "trial-0001.png/../../x.png", "nan", ""])
+@pytest.mark.parametrize(
+    "name", ["../../../outside.png", "/elsewhere/outside.png", "trial-0001.png/../../x.png", "nan", ""]
+)
 def test_predictions_name_no_picture_outside_their_folder(tmp_path, name):
     """The table and its record may have come from somebody else, with hashes that fit."""
     quiet = {"_run_step": lambda self, step, force: [], "_decode_step": lambda self: None}
