@@ -36,6 +36,7 @@ EXTRAS = {
     "dask": "several processes (--workers, --scheduler)",
     "slurm": "Slurm jobs (--slurm)",
     "present": "faces on the scanner's screen",
+    "explore": "the page of `hyperdecode explore`",
     "bids": "the BIDS validator of `hyperdecode validate`",
 }
 """What each optional part of the package is for."""
