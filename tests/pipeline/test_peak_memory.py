@@ -30,7 +30,8 @@ def test_each_block_has_its_own_peak():
     with measured() as after:
         hold(10)
     assert large.of == after.of == STEP
-    assert LARGE <= large.mib - before.mib < LARGE + 60
+    # Libraries may give memory back between the two, and the kernel counts pages in batches.
+    assert LARGE - 10 < large.mib - before.mib < LARGE + 60
     assert after.mib < large.mib - LARGE / 2
     assert process_peak() >= large.mib
 
