@@ -9,7 +9,9 @@ on the disk before it starts, in FOLDER (a temporary one by default; up to 10 GB
 * mask: z-maps of runs of 100 trials, NIfTI -> the voxels, and trials x voxels of all of them in a store;
 * decode: the default decoder on averages of three trials of each stimulus, 512 latents: fit, the fingerprint of what it
   was fitted to, latents of 36 test stimuli;
-* glm: one run of BOLD -> a z-map a trial, with the quality figures of the run.
+* glm: one run of BOLD -> a z-map a trial, with the quality figures of the run;
+* realign, interpolate: one raw run of BOLD in which a head moves -> its motion, and its values at the brain of the first
+  run's grid.
 
 Growth is told by exponents (log of time or memory against log of size, the other sizes fixed). Times of a study of 8
 subjects x 30,000 trials x 200,000 voxels are extrapolated by the least squares of what each step is made of: a mask
@@ -61,11 +63,20 @@ GLM: list[Point] = [
         *((75, 300, 50_000), (75, 300, 100_000)),
     )
 ]
+RAW: list[Point] = [
+    {"part": part, "trials": 75, "volumes": volumes, "voxels": voxels}
+    for part in ("realign", "interpolate")
+    for volumes, voxels in ((150, 200_000), (300, 50_000), (300, 200_000), (600, 200_000))
+]
 LARGEST: list[Point] = [{"part": "decode", "trials": 10_000, "voxels": 200_000}]
 QUICK: list[Point] = [
     *({"part": "mask", "trials": trials, "voxels": voxels} for trials, voxels in ((40, 500), (80, 500), (40, 1000))),
     *({"part": "decode", "trials": trials, "voxels": voxels} for trials, voxels in ((60, 500), (120, 500), (60, 1000))),
-    *({"part": "glm", "trials": 8, "volumes": t, "voxels": v} for t, v in ((40, 500), (80, 500), (40, 1000))),
+    *(
+        {"part": part, "trials": 8, "volumes": t, "voxels": v}
+        for part in ("glm", "realign", "interpolate")
+        for t, v in ((40, 4000), (80, 4000), (40, 8000))
+    ),
 ]
 
 
@@ -252,10 +263,60 @@ def measure_glm(folder: Path, point: Point) -> None:
         singles.steps()[0][1].work()
 
 
+def prepare_raw(folder: Path, point: Point) -> None:
+    """Write a raw run of a head with structure that drifts by a voxel."""
+    import numpy as np
+    import pandas as pd
+    from scipy import ndimage
+
+    from hyperdecode.study.derivatives import write_image
+
+    inside, rng, volumes = inside_of(point["voxels"]), np.random.default_rng(0), point["volumes"]
+    texture = ndimage.gaussian_filter(rng.standard_normal(inside.shape).astype(np.float32), 2)
+    head = np.where(inside, 1000 + 200 * texture / texture.std(), 20).astype(np.float32)
+    values = np.empty((*inside.shape, volumes), np.int16)
+    for k in range(volumes):
+        moved = ndimage.shift(head, (k / volumes, 0, -0.5 * k / volumes), order=1, mode="nearest")
+        values[..., k] = moved + 5 * rng.standard_normal(head.shape, np.float32)
+    write_image(folder / "r0_bold.nii.gz", values, np.diag([2.0, 2.0, 2.0, 1.0]), t_r=1.5)
+    onsets = np.linspace(6, 1.5 * volumes - 20, point["trials"])
+    events = pd.DataFrame({"onset": onsets, "duration": 1.5, "trial_type": "face", "stim_file": "s0"})
+    events.to_csv(folder / "r0_events.tsv", sep="\t", index=False)
+
+
+def prepare_interpolate(folder: Path, point: Point) -> None:
+    """Write a raw run and its motion."""
+    prepare_raw(folder, point)
+    for _, step in raw_source(folder).steps():
+        step.work()
+
+
+def raw_source(folder: Path) -> Any:
+    """Return the source of a raw run that stays on its own grid."""
+    from hyperdecode.pipeline.spatial import Raw
+    from hyperdecode.study.layout import Layout
+    from hyperdecode.study.settings import BoldSettings
+
+    return Raw(Layout(folder), tuple(runs_of(folder, 1)), BoldSettings(space="native"))
+
+
+def measure_realign(folder: Path, point: Point) -> None:
+    """Find the motion of the run."""
+    dict(raw_source(folder).steps())["realign"].work()
+
+
+def measure_interpolate(folder: Path, point: Point) -> None:
+    """Take the run's values at the brain of its reference."""
+    source = raw_source(folder)
+    source.clean(source.runs[0])
+
+
 STEPS: dict[str, tuple[Callable[[Path, Point], None], Callable[[Path, Point], None]]] = {
     "mask": (prepare_mask, measure_mask),
     "decode": (prepare_decode, measure_decode),
     "glm": (prepare_glm, measure_glm),
+    "realign": (prepare_raw, measure_realign),
+    "interpolate": (prepare_interpolate, measure_interpolate),
 }
 
 
@@ -323,7 +384,7 @@ def terms(point: Point) -> list[float]:
     trials, voxels = point["trials"], point["voxels"]
     if point["part"] == "mask":
         return [1.0, trials * voxels]
-    if point["part"] == "glm":
+    if "volumes" in point:
         volumes = point["volumes"]
         return [1.0, volumes * voxels, trials * voxels, trials * volumes * voxels]
     n = trials / REPEATS
@@ -398,13 +459,16 @@ def large_study(points: list[Point]) -> list[dict[str, Any]]:
     """Return processor hours of each step of the large study, on one thread."""
     t, rows = TARGET, []
     runs = t["trials"] // t["trials_a_run"]
+    run = {"trials": t["trials_a_run"], "volumes": t["volumes"], "voxels": t["voxels"]}
     wanted = {
-        "glm": ({"trials": t["trials_a_run"], "volumes": t["volumes"], "voxels": t["voxels"]}, runs),
+        **{part: (run, runs) for part in ("realign", "interpolate", "glm")},
         "mask": ({"trials": t["trials"], "voxels": t["voxels"]}, 1),
         "decode": ({"trials": t["trials"], "voxels": t["voxels"]}, 1),
     }
     for part, (size, times) in wanted.items():
         mine = [p for p in points if p["part"] == part]
+        if not mine:
+            continue  # not among the points that were measured
         seconds, peak = extrapolated(mine, {"part": part, **size})
         hours = seconds * times / 3600
         rows.append(
@@ -423,6 +487,8 @@ def claims(points: list[Point], large: list[dict[str, Any]]) -> list[dict[str, A
     rows: list[dict[str, Any]] = []
     for part in STEPS:
         mine = [p for p in points if p["part"] == part]
+        if not mine:
+            continue
         worst = max(mine, key=lambda p: p["peak"])
         size = " x ".join(f"{worst[k]:,} {k}" for k in ("trials", "volumes", "voxels") if k in worst)
         rows.append(
@@ -555,7 +621,7 @@ def main() -> None:
         lines = [json.loads(line) for path in asked.points for line in path.read_text().splitlines()]
         conclude([line for line in lines if "part" in line], asked.json)
         return
-    wanted = QUICK if asked.quick else [*MASK, *GLM, *DECODE, *(LARGEST if asked.largest else [])]
+    wanted = QUICK if asked.quick else [*MASK, *RAW, *GLM, *DECODE, *(LARGEST if asked.largest else [])]
     points = []
     for point in wanted:
         if asked.only in (None, point["part"]):
