@@ -10,8 +10,7 @@ on the disk before it starts, in FOLDER (a temporary one by default; up to 10 GB
 * decode: the default decoder on averages of three trials of each stimulus, 512 latents: fit, the fingerprint of what it
   was fitted to, latents of 36 test stimuli;
 * glm: one run of BOLD -> a z-map a trial, with the quality figures of the run;
-* realign, interpolate: one raw run of BOLD in which a head moves -> its motion, and its values at the brain of the first
-  run's grid.
+* realign, interpolate: one raw run of BOLD in which a head moves -> its motion, and its values at the brain.
 
 Growth is told by exponents (log of time or memory against log of size, the other sizes fixed). Times of a study of 8
 subjects x 30,000 trials x 200,000 voxels are extrapolated by the least squares of what each step is made of: a mask
