@@ -4,6 +4,7 @@
     python benchmarks/determinism.py --study small     # all of its steps on fewer faces: what CI runs
     python benchmarks/determinism.py --threads 2       # twice with two threads, one after the other
     python benchmarks/determinism.py --threads 1 2     # one thread, then two: measured distances by kind of file
+    python benchmarks/determinism.py --workers 1 2     # one process, then two workers, one thread each: bit for bit
 
 The two runs have other folders, names of folders, hash seeds of Python, working directories and time zones (their days
 differ), and the second starts later. Run records are compared without `TIMES`, everything else byte for byte. Exit code
@@ -293,48 +294,50 @@ def place(folder: Path, which: int) -> Path:
     return folder / ("first" if which == 0 else "second/a longer/way") / ("study" if which == 0 else "another-name")
 
 
-def make(kind: str, study: Path, threads: int) -> None:
-    """Make a study in this process, as the command line does."""
+def make(kind: str, study: Path, threads: int, workers: int = 1) -> None:
+    """Make a study, as the command line does: in this process, or by workers with `threads` each."""
     study.parent.mkdir(parents=True, exist_ok=True)
     if kind == "tiny":
-        _make_tiny(study, threads)
+        _make_tiny(study, threads, workers)
         return
     from hyperdecode.cli.main import app
     from hyperdecode.study.config import preset, write_config
 
-    if kind == "small":
-        write_config(study, preset("quick", name="small study", **SMALL))
     commands = [["demo", str(study), "--quick"]]
-    if kind == "small":
-        commands = [[name, str(study)] for name in ("stimuli", "simulate", "run")]
+    if kind == "small" or workers > 1:
+        changes = {"name": "small study", **SMALL} if kind == "small" else {"name": "hyperdecode demo (quick)"}
+        write_config(study, preset("quick", **changes))
+        spread = [] if workers == 1 else ["--workers", str(workers)]
+        commands = [["stimuli", str(study), *spread], ["simulate", str(study)], ["run", str(study), *spread]]
     for command in commands:
-        app(["--threads", str(threads), *command], prog_name="hyperdecode", standalone_mode=False)
+        app(["--threads", str(threads * workers), *command], prog_name="hyperdecode", standalone_mode=False)
 
 
-def _make_tiny(study: Path, threads: int) -> None:
+def _make_tiny(study: Path, threads: int, workers: int) -> None:
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.pipeline.run import run_study
     from hyperdecode.study.stimulus_set import read_stimuli
     from hyperdecode.threads import set_threads
     from tests.conftest import build_tiny
     from tests.pipeline.estimated import estimated_study, settings
 
-    set_threads(threads)
+    set_threads(threads * workers)
     warnings.simplefilter("ignore")
     generator = build_tiny()
     estimated_study(study, generator)
-    run_study(study, settings(), read_stimuli(study), generator)
+    run_study(study, settings(), read_stimuli(study), generator, where=Where(workers))
 
 
 class Making:
     """A study that is made in a process of its own."""
 
-    def __init__(self, kind: str, folder: Path, which: int, threads: int) -> None:
+    def __init__(self, kind: str, folder: Path, which: int, threads: int, workers: int = 1) -> None:
         self.study = place(folder, which)
         self.log = folder / f"{which}.log"
         elsewhere = folder / f"from-{which}"
         elsewhere.mkdir(parents=True)
         command = [sys.executable, str(Path(__file__).resolve()), "--make", str(self.study)]
-        command += ["--study", kind, "--threads", str(threads)]
+        command += ["--study", kind, "--threads", str(threads), "--workers", str(workers)]
         self.start = time.monotonic()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -367,17 +370,19 @@ class Making:
         return self.log.read_text(errors="replace").replace("\r", "\n")[-2000:]
 
 
-def made_twice(kind: str, folder: Path, threads: Sequence[int], limit: float) -> tuple[list[Path], list[float]]:
-    """Make a study twice, side by side where each has one thread, and return the studies and seconds of each."""
+def made_twice(
+    kind: str, folder: Path, threads: Sequence[int], limit: float, workers: Sequence[int] = (1, 1)
+) -> tuple[list[Path], list[float]]:
+    """Make a study twice, side by side where each has one core, and return the studies and seconds of each."""
     makings: list[Making] = []
     seconds = []
     try:
-        makings.append(Making(kind, folder, 0, threads[0]))
-        if max(threads) > 1:
+        makings.append(Making(kind, folder, 0, threads[0], workers[0]))
+        if max(*threads, *workers) > 1:
             seconds.append(makings[0].end(limit))
         else:
             time.sleep(LATER)
-        makings.append(Making(kind, folder, 1, threads[1]))
+        makings.append(Making(kind, folder, 1, threads[1], workers[1]))
         seconds += [making.end(limit) for making in makings[len(seconds) :]]
     finally:
         for making in makings:
@@ -404,18 +409,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--study", choices=("tiny", "small", "quick"), default="quick")
     parser.add_argument("--threads", type=int, nargs="+", default=[1], help="of both runs, or of the first and second")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="processes of both runs, or of each")
     parser.add_argument("--limit", type=float, default=3600, help="seconds for one run")
     parser.add_argument("--keep", type=Path, help="folder to leave both studies in")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.make:
-        make(asked.study, asked.make, asked.threads[0])
+        make(asked.study, asked.make, asked.threads[0], asked.workers[0])
         return
     with tempfile.TemporaryDirectory() as temporary:
-        threads = (asked.threads[0], asked.threads[-1])
+        threads, workers = ((given[0], given[-1]) for given in (asked.threads, asked.workers))
         folder = asked.keep or Path(temporary)
-        (first, second), seconds = made_twice(asked.study, folder.resolve(), threads, asked.limit)
+        (first, second), seconds = made_twice(asked.study, folder.resolve(), threads, asked.limit, workers)
         took = " and ".join(f"{s:.0f} s" for s in seconds)
         lines = differing(first, second)
         said = {"study": asked.study, "files": len(files_of(first)), "seconds": [round(s) for s in seconds]}

@@ -196,7 +196,7 @@ def stopped_at_work(child, lock):
     assert lock.exists()
 
 
-@pytest.mark.parametrize("what", ["stimuli", "preprocess"])
+@pytest.mark.parametrize("what", ["stimuli", pytest.param("preprocess", marks=pytest.mark.slow)])
 def test_the_first_goes_on_as_if_the_second_had_not_come(study, what, tmp_path, tiny_generator):
     undisturbed = shutil.copytree(study, tmp_path / "undisturbed" / "study")
     folder = tmp_path / "out" if what == "preprocess" else study

@@ -273,6 +273,7 @@ def contents(folder):
     }
 
 
+@pytest.mark.slow  # `.ci/run` compares the small study, made by one process and by two workers
 def test_a_study_on_workers_is_that_of_one_process_bit_for_bit(tmp_path, tiny_generator):
     """Two decoders, posterior, ceilings: branches that do not wait for each other."""
     config = settings(decoding={"posterior": 2, "beside": ["ridge"]})

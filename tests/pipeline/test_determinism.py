@@ -13,37 +13,28 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from benchmarks import determinism
-from benchmarks.determinism import TOLERANCES, Making, differing, distance, made_twice, measured
+from benchmarks.determinism import TOLERANCES, differing, distance, made_twice, measured
 
 LIMIT = 300.0
 RECORD = "derivatives/hyperdecode/records/step.toml"
 
 
-@pytest.fixture(scope="module")
-def studies(tmp_path_factory):
-    """The tiny study by two processes with one thread each."""
-    return made_twice("tiny", tmp_path_factory.mktemp("studies"), (1, 1), LIMIT)[0]
-
-
-def test_a_study_made_twice_has_the_same_bytes(studies):
-    first, second = studies
+@pytest.mark.slow  # `.ci/run` makes the small study twice
+def test_a_study_made_twice_has_the_same_bytes(tmp_path):
+    first, second = made_twice("tiny", tmp_path, (1, 1), LIMIT)[0]
     assert first.name != second.name and (first / "report.html").stat().st_size > 100_000
     assert len(list(first.rglob("records/*.toml"))) == 10
     assert differing(first, second) == []
 
 
-def test_two_threads_give_nearly_what_one_gives(studies, tmp_path):
-    making = Making("tiny", tmp_path, 1, 2)
-    try:
-        making.end(LIMIT)
-    finally:
-        making.kill()
-    assert not [line for line in differing(studies[0], making.study) if ": only in the " in line]
-    found = measured(studies[0], making.study)
+def test_two_threads_give_nearly_what_one_gives(tmp_path):
+    one, two = made_twice("tiny", tmp_path, (1, 2), LIMIT)[0]
+    assert not [line for line in differing(one, two) if ": only in the " in line]
+    found = measured(one, two)
     assert {kind: worst for kind, (worst, *_) in found.items() if worst.value > TOLERANCES.get(kind, 0.0)} == {}
     # Pictures of stimuli are the same bits: the first link of the chain.
-    for path in sorted((studies[0] / "stimuli").glob("*.png")):
-        assert path.read_bytes() == (making.study / "stimuli" / path.name).read_bytes()
+    for path in sorted((one / "stimuli").glob("*.png")):
+        assert path.read_bytes() == (two / "stimuli" / path.name).read_bytes()
 
 
 def record(**changes):
