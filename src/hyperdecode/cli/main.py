@@ -15,6 +15,7 @@ from rich.markup import escape
 from hyperdecode import __version__
 from hyperdecode.cli import attributes, decoding, experiment, faces, mapping, reproduce, study, weights
 from hyperdecode.cli.doctor import doctor
+from hyperdecode.cli.explore import explore
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
@@ -50,6 +51,7 @@ app.command()(decoding.decode)
 app.command()(decoding.compare)
 app.command("map")(mapping.map_layers)
 app.command()(predict)
+app.command()(explore)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")
 app.add_typer(attributes.app, name="attributes")
