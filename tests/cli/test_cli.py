@@ -166,7 +166,7 @@ def test_everything_is_up_to_date_the_second_time(done, program):
     assert f"Report: {done / 'report.html'}" in out and "python -m webbrowser file://" in out
     code, out, _ = program("simulate", done)
     assert code == 0 and "simulated subjects are up to date" in out
-    code, out, _ = program("stimuli", done, "--check", "20")
+    code, out, _ = program("stimuli", done, "--recheck", "20")
     assert code == 0 and "20 pictures made again from their latents; largest difference 0 of 255" in out
     assert {p: p.read_bytes() for p in done.rglob("*") if p.is_file()} == before
 

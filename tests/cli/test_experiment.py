@@ -62,7 +62,7 @@ def refused(said):
 
 def test_stimuli_with_target_sheet_and_near_duplicates(study, program):
     shutil.rmtree(study / "stimuli")
-    code, out, err = program("stimuli", study, "--check", "24")
+    code, out, err = program("stimuli", study, "--recheck", "24")
     assert code == 0 and err == "", err
     assert f"24 stimuli in {study / 'stimuli'}" in out and "largest difference 0 of 255" in out
     assert "Distance of each test face to the nearest training face" in out
@@ -75,8 +75,10 @@ def test_stimuli_with_target_sheet_and_near_duplicates(study, program):
     with Image.open(study / "stimuli" / "contact-sheet.jpg") as sheet:
         assert min(sheet.size) > 100
     times = {path: path.stat().st_mtime_ns for path in (study / "stimuli").rglob("*")}
-    code, again, _ = program("stimuli", study, "--check", "0")
-    assert code == 0 and "made again" not in again
+    code, again, _ = program("stimuli", study, "--recheck", "0", "--json")
+    found = json.loads(again)
+    assert code == 0 and found["largest_difference"] is None and found["train"] + found["test"] == 24
+    assert set(found["near_duplicates"]) == {"latent space", "picture space"}
     assert {path: path.stat().st_mtime_ns for path in (study / "stimuli").rglob("*")} == times
 
 
@@ -94,7 +96,7 @@ def test_near_duplicates_are_a_warning(study, program, monkeypatch, tiny_generat
 
     if copied:
         monkeypatch.setattr(tiny_generator, "sample", repeating)
-    _, out, _ = program("stimuli", study, "--check", "0")
+    _, out, _ = program("stimuli", study, "--recheck", "0")
     text = next(line for line in out.splitlines() if "Distance of each test face" in line)
     first = read_stimuli(study).names("test")[0]
     assert (f"{first} in latent space (0.00)" in text) == copied
@@ -112,6 +114,9 @@ def test_schedule(study, program):
     assert f"Next: hyperdecode present {study}, or hyperdecode simulate {study}" in out
     before = contents(study)
     assert program("schedule", study)[1] == out and contents(study) == before
+    (found,) = json.loads(program("schedule", study, "--json")[1])
+    assert [one["trials"] for one in found["runs"]] == [len(run) for run in plan.runs]
+    assert found["seconds"] == plan.time.total and found["folder"] == str(plan.folder)
     path = study / "study.toml"
     path.write_text(path.read_text().replace("n_runs = 2", "n_runs = 3"))
     assert "holds a plan made with n_runs = 2, not 3" in refused(program("schedule", study))
@@ -145,7 +150,7 @@ def test_a_null_subject_becomes_a_seeing_one_and_says_so(done, simulated, progra
     assert func(done, 1, "bold.nii.gz").read_bytes() != func(simulated, 1, "bold.nii.gz").read_bytes()
     assert "simulated subjects are up to date" in program("simulate", done, "--null")[1]
     out = program("simulate", done)[1]
-    assert "BOLD: simulated sub-01." in out and "null" not in out
+    assert "BOLD: simulated sub-01." in out and "null subjects" not in out
     assert contents(done) == contents(simulated)
     written = func(done, 1, "bold.nii.gz").stat().st_mtime_ns
     assert "BOLD: simulated sub-01." in program("simulate", done, "--force")[1]
@@ -183,6 +188,7 @@ def test_a_study_in_order_is_valid(done, program):
     pytest.importorskip(validating.MODULE, reason="the BIDS validator is not installed")
     code, out, err = program("validate", done)
     assert code == 0 and err == "" and f"{done}: 0 errors, " in out and "Error:" not in out
+    assert f"Next: hyperdecode run {done}" in out
     hints = [line for line in out.splitlines() if line.startswith("Hint: ")]
     assert 1 < len(hints) < 8 and sum("recommended keys that are absent: " in line for line in hints) == 1
     assert "EchoTime, " in hints[-1] and "License, " in hints[-1] and len(set(hints)) == len(hints)
@@ -200,7 +206,8 @@ def test_mistakes_are_named_in_one_line_each_and_exit_with_1(done, program):
     where = "sub-01/func/sub-01_task-faces_run-02_events.tsv"
     assert any(line.startswith(f"Error: {where}: ") and "lacks the column 'onset'" in line for line in lines)
     assert any("run-01_bold" in line and "TaskName" in line for line in lines)
-    assert out.splitlines()[-1].startswith(f"{done}: {len(lines)} errors, ")
+    assert out.splitlines()[-2].startswith(f"{done}: {len(lines)} errors, ")
+    assert out.splitlines()[-1] == f"Next: mend the errors, then hyperdecode validate {done}"
 
 
 def test_without_the_validator(done, program, monkeypatch):

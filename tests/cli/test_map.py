@@ -1,5 +1,6 @@
 """``hyperdecode map`` as its user meets it."""
 
+import json
 from functools import partial
 
 import pytest
@@ -38,8 +39,10 @@ def test_before_the_analysis_and_after(program, study, tiny_generator):
     assert "sub-01: In" in out and "of 100 voxels" in out and "Beyond chance" in out
     assert 'readout = "linear" in [mapping] of study.toml' in out
     assert "alone in their cube" in err
-    code, again, _ = program(study)
-    assert code == 0 and "(up to date)" in again
+    code, again, err = program(study, "--json")
+    (found,) = json.loads(again)
+    assert code == 0 and "(up to date)" in err and found["words"] in " ".join(err.split())
+    assert found["subject"] == "01" and sum(one["n_voxels"] for one in found["layers"]) == 100
 
 
 def test_mistakes_are_one_line(monkeypatch, program, study, tmp_path):

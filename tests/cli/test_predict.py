@@ -45,7 +45,7 @@ def said(out, label):
 
 
 def test_new_runs(program, study):
-    code, out, err = program(study, "sub-01", "--task", "imagery")
+    code, out, err = program(study, "--subject", "sub-01", "--task", "imagery")
     assert code == 0, err
     folder = study / "derivatives" / "hyperdecode" / "sub-01" / "predictions" / "task-imagery_desc-ridge"
     assert said(out, "Pictures") == folder and said(out, "Latents") == folder / "latents.safetensors"
@@ -56,7 +56,7 @@ def test_new_runs(program, study):
     assert err.startswith("Warning: ") and "training faces" in err and err.count("\n") == 1
     tests = int((table["stimulus_role"] == "test").sum())
     assert f"Note: {tests} of {len(table)} trials show test faces: nothing is scored here" in out
-    code, out, _ = program(study, "01", "--task", "imagery")
+    code, out, _ = program(study, "--task", "imagery")
     assert code == 0 and "Everything was up to date; nothing was done again." in out
 
 
@@ -71,7 +71,7 @@ def test_maps_and_their_table(program, study, tmp_path):
         "--out",
         tmp_path / "out",
     )
-    code, out, err = program(study, "01", *options, "--no-pictures", "--model", "ridge")
+    code, out, err = program(study, "-s", "01", *options, "--no-pictures", "--model", "ridge")
     assert code == 0, err
     assert f"averages decoded: {tmp_path / 'out' / 'predictions.tsv'}" in out and "Pictures" not in out
     assert not list((tmp_path / "out").glob("*.png"))
@@ -83,7 +83,7 @@ def test_one_type_of_trials(program, study):
     table["trial_type"] = ["cue", "imagine", *["rest"] * (len(table) - 2)]
     table.to_csv(events, sep="\t", index=False)
     words = ("--trial-type", "imagine", "--trial-type", "cue", "--no-pictures")
-    code, out, err = program(study, "01", "--task", "imagery", *words)
+    code, out, err = program(study, "-s", "01", "--task", "imagery", *words)
     assert code == 0, err
     assert "2 trials decoded" in out
 
@@ -99,7 +99,7 @@ def test_one_type_of_trials(program, study):
     ],
 )
 def test_mistakes_are_one_line(program, study, words, expected):
-    code, _, err = program(study, "01", *words)
+    code, _, err = program(study, "-s", "01", *words)
     assert code == 2 and err.startswith("Error: ") and err.count("\n") == 1 and "Traceback" not in err, err
     assert re.search(expected, err)
 
@@ -107,5 +107,5 @@ def test_mistakes_are_one_line(program, study, words, expected):
 def test_a_damaged_decoder_is_one_line(program, study):
     path = study / "derivatives" / "hyperdecode" / "sub-01" / "sub-01_desc-ridge_decoder.safetensors"
     path.write_bytes(path.read_bytes()[:-8])
-    code, _, err = program(study, "01", "--task", "imagery")
+    code, _, err = program(study, "-s", "01", "--task", "imagery")
     assert code == 2 and err.count("\n") == 1 and "is not the file that" in err

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -118,10 +119,15 @@ def test_list_and_check(run, put, cache):
     run("import", put("StyleGAN2, rosinality"), "--name", "rosinality")
     code, out, _ = run("list")
     rows = [line.split("\t") for line in out.splitlines()]
-    assert code == 0 and [row[0] for row in rows] == ["mobilestylegan-ffhq", "karras2018", "rosinality"]
-    assert rows[0][1:3] == ["not fetched", "37.6 MB"]
-    assert rows[1][1] == "imported, PGGAN, TensorFlow network (Karras)" and "CC BY-NC" in rows[1][3]
-    assert rows[1][2] == f"{(cache / 'karras2018.safetensors').stat().st_size / 1e3:.1f} kB"
+    fetched = ["mobilestylegan-ffhq", "face-models", "atlas"]
+    assert code == 0 and [row[0] for row in rows] == [*fetched, "karras2018", "rosinality"]
+    assert rows[0][1:3] == ["not fetched", "37.6 MB"] and "GPL-3.0" in rows[2][3]
+    assert rows[3][1] == "imported, PGGAN, TensorFlow network (Karras)" and "CC BY-NC" in rows[3][3]
+    size = (cache / "karras2018.safetensors").stat().st_size
+    assert rows[3][2] == f"{size / 1e3:.1f} kB"
+    found = {one["name"]: one for one in json.loads(run("list", "--json")[1])}
+    assert list(found) == [row[0] for row in rows] and found["karras2018"]["bytes"] == size
+    assert found["atlas"]["state"] == "not fetched" and found["karras2018"]["state"] == rows[3][1]
     assert run("check") == (0, "karras2018\tas it was kept\nrosinality\tas it was kept\n", "")
     assert run("check", "rosinality") == (0, "rosinality\tas it was kept\n", "")
 

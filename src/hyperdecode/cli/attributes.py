@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ DEFAULT = "mobilestylegan-ffhq"
 def fit(
     generator: GeneratorName = DEFAULT,
     faces: Annotated[
-        int, typer.Option(min=1, help="Faces to render and label; kept in the cache, resumable.")
+        int, typer.Option("--faces", "-n", min=1, help="Faces to render and label; kept in the cache, resumable.")
     ] = 20_000,
     fraction: Annotated[
         float, typer.Option(min=0.001, max=0.5, help="Share of the faces taken from each end of an attribute.")
@@ -42,8 +43,11 @@ def fit(
     reach: Annotated[
         float, typer.Option(min=0.1, max=20, help="How far they are moved, in standard deviations.")
     ] = 3.0,
-    keep: Annotated[bool, typer.Option("--keep", help="Hold the scores of the other attributes meanwhile.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep-others", help="Hold the scores of the other attributes meanwhile.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write here instead of the cache.")] = None,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Replace attributes that are there.")] = False,
 ) -> None:
     """Fit attribute normals by InterFaceGAN's recipe and say how well they do on faces held out.
@@ -62,7 +66,7 @@ def fit(
     target = out or attributes_path(generator)
     if target.exists() and not force:
         raise UserError(f"{target} holds attributes already: give --force to replace them, or another --out")
-    console, network, threads = Console(), load_generator(generator), torch.get_num_threads()
+    console, network, threads = words(as_json), load_generator(generator), torch.get_num_threads()
     with progress_bar("Faces, labels", console) as update:
         pool = label_pool(network, faces, threads, update)
     found = fit_attributes(network, pool, fraction)
@@ -93,7 +97,11 @@ def fit(
         {"generator": network.fingerprint, "faces": str(faces), "fraction": str(fraction)},
         replace=force,
     )
-    console.print(f"Wrote {target}", soft_wrap=True, highlight=False)
+    say(console, f"Wrote {target}")
+    if out is None:
+        say(console, f"Next: hyperdecode faces edit OUT --generator {generator}")
+    if as_json:
+        answer({"attributes": target, "accuracy": rows(found.accuracy)})
 
 
 @app.command("import")
@@ -111,11 +119,14 @@ def import_(
 
 
 @app.command("list")
-def list_(generator: GeneratorName = DEFAULT) -> None:
+def list_(generator: GeneratorName = DEFAULT, as_json: AsJson = False) -> None:
     """List the attributes of a generator, by latent space."""
     from hyperdecode.generators.attribute_store import attribute_spaces
 
     spaces = attribute_spaces(generator)
+    if as_json:
+        answer({"generator": generator, "attributes": {space: normals.names for space, normals in spaces.items()}})
+        return
     if not spaces:
         typer.echo(f"{generator}: none; fit them with `hyperdecode attributes fit --generator {generator}`")
     for space, normals in spaces.items():

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force, Scheduler, Slurm, StudyFolder, WorkerCount
 
@@ -32,6 +32,7 @@ def decode(
     workers: WorkerCount = 1,
     scheduler: Scheduler = "",
     slurm: Slurm = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Decode an analysed study with another decoder: latents, faces, scores beside those of the study's own.
@@ -47,7 +48,7 @@ def decode(
     from hyperdecode.study.layout import Layout
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     name = model or config.decoding.model
     if name not in MODELS:
         raise UserError(f"no decoder {name!r}: choose among {', '.join(MODELS)}")
@@ -74,10 +75,13 @@ def decode(
         )
     console.print(_scores(table))
     layout = Layout(study)
-    for subject in config.subjects:
-        console.print(
-            f"Faces of sub-{subject}: {layout.reconstruction(subject, name, '')}", soft_wrap=True, highlight=False
-        )
+    faces = {subject: layout.reconstruction(subject, name, "") for subject in config.subjects}
+    say(console, *(f"Faces of sub-{subject}: {folder}" for subject, folder in faces.items()))
+    if name != config.decoding.model:
+        beside = f'beside = ["{name}"] in [decoding] of study.toml, then '
+        say(console, f"Next: {'' if name in config.decoding.beside else beside}hyperdecode run {study}")
+    if as_json:
+        answer({"model": name, "faces": faces, "scores": rows(table)})
 
 
 def compare(
@@ -88,6 +92,7 @@ def compare(
     ] = None,
     space: Annotated[list[str] | None, typer.Option(help="Latent space, w or z. Default: all there are.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Decoder. Default: weighted-ridge, ridge and dense.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare decoders on simulated subjects at several noise levels: scores, time, a chart.
 
@@ -97,9 +102,10 @@ def compare(
     from hyperdecode.pipeline.compare import CEILINGS
     from hyperdecode.pipeline.compare import compare as work
     from hyperdecode.study.config import read_config
+    from hyperdecode.study.layout import Layout
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     made = read_stimuli(study)
     generator = shared.study_generator(config, console)
     with progress_bar("Comparison", console) as update:
@@ -115,7 +121,11 @@ def compare(
         )
     console.print(_comparison(table))
     out = study / "derivatives" / "comparison"
-    console.print(f"Table: {out / 'comparison.tsv'}\nChart: {out / 'comparison.png'}", soft_wrap=True, highlight=False)
+    say(console, f"Table: {out / 'comparison.tsv'}", f"Chart: {out / 'comparison.png'}")
+    if Layout(study).table.exists():
+        say(console, f"Next: hyperdecode report {study}")
+    if as_json:
+        answer({"table": out / "comparison.tsv", "chart": out / "comparison.png", "comparison": rows(table)})
 
 
 def _scores(table: pd.DataFrame) -> Table:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from hyperdecode.cli.answer import AsJson, answer
 
 __all__ = ["doctor"]
 
@@ -17,9 +16,7 @@ SIGNS = {"good": "[green]good[/]", "hint": "[yellow]hint[/]", "bad": "[red]bad [
 UNFIT = 1
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array instead of lines.")] = False,
-) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Look at versions, optional parts, cores, memory, GPU, disks and weights; say what to do about each.
 
     Nothing is fetched or changed. Exit code 1 when something is bad: then nothing will work until it is mended.
@@ -28,7 +25,7 @@ def doctor(
 
     found = examine(Path())
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2))
+        answer(found)
     else:
         console = Console()
         for one in found:

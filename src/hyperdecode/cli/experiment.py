@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Scheduler, Slurm, StudyFolder, WorkerCount
 
 if TYPE_CHECKING:
     from hyperdecode.pipeline.schedule import Schedule
+    from hyperdecode.stimuli.duplicates import NeighbourCheck
     from hyperdecode.study.config import StudyConfig
     from hyperdecode.study.stimulus_set import StimulusSet
 
@@ -32,11 +34,15 @@ ABSENT = re.compile(r"(JSON|SIDECAR)_KEY_RECOMMENDED\.")
 def stimuli(
     study: StudyFolder,
     check: Annotated[
-        int, typer.Option(min=0, help="Make this many pictures again from their latents and compare (0: none).")
+        int,
+        typer.Option(
+            "--recheck", min=0, help="Make this many pictures again from their latents and compare (0: none)."
+        ),
     ] = 8,
     workers: WorkerCount = 1,
     scheduler: Scheduler = "",
     slurm: Slurm = None,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Replace stimuli that other settings made.")] = False,
 ) -> None:
     """Make the faces: seeded latents, pictures, and a manifest that binds each picture to its latent.
@@ -47,19 +53,24 @@ def stimuli(
     from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import read_config
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     generator = shared.study_generator(config, console)
     made = shared.study_stimuli(study, config, generator, console, force, Where(workers, scheduler, slurm))
-    console.print(f"{len(made.manifest)} stimuli in {made.folder}", soft_wrap=True, highlight=False)
-    if check:
-        shared.check_pictures(made, generator, check, console)
+    say(console, f"{len(made.manifest)} stimuli in {made.folder}")
+    worst = shared.check_pictures(made, generator, check, console) if check else None
     _shown(study, config, made, console)
-    _near_duplicates(made, console)
-    console.print(f"Next: hyperdecode schedule {study}", soft_wrap=True, highlight=False)
+    alike = _near_duplicates(made, console)
+    say(console, f"Next: hyperdecode schedule {study}")
+    if as_json:
+        found: dict[str, Any] = {"folder": made.folder, "contact_sheet": made.folder / "contact-sheet.jpg"}
+        found |= {role: len(made.names(role)) for role in ("train", "test")}
+        flagged = {what: [made.names("test")[k] for k in one.flagged] for what, one in alike.items()}
+        answer(found | {"largest_difference": worst, "near_duplicates": flagged})
 
 
 def schedule(
     study: StudyFolder,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Plan anew, over a plan of other settings.")] = False,
 ) -> None:
     """Plan which face comes when, for each subject; print scan time and how well trials can be told apart.
@@ -71,19 +82,19 @@ def schedule(
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     made = read_stimuli(study)
     plans = [make_schedule(study, config, made, subject, force=force) for subject in config.subjects]
     console.print(_times(plans))
-    console.print(f"Design: {plans[0].efficiency.words}", soft_wrap=True, highlight=False)
+    say(console, f"Design: {plans[0].efficiency.words}")
     for plan in plans:
-        console.print(f"sub-{plan.subject}: {plan.folder}, picture {plan.figure.name}", soft_wrap=True, highlight=False)
-    console.print(
-        f"Next: hyperdecode present {study}, or hyperdecode simulate {study}", soft_wrap=True, highlight=False
-    )
+        say(console, f"sub-{plan.subject}: {plan.folder}, picture {plan.figure.name}")
+    say(console, f"Next: hyperdecode present {study}, or hyperdecode simulate {study}")
+    if as_json:
+        answer([_plan(one) for one in plans])
 
 
-def validate(study: StudyFolder) -> None:
+def validate(study: StudyFolder, as_json: AsJson = False) -> None:
     """Check a study: stimuli and events against the manifest, the folder by the official BIDS validator.
 
     Exit code 1 when there are errors.
@@ -91,17 +102,22 @@ def validate(study: StudyFolder) -> None:
     from hyperdecode.pipeline.validate import bids_findings, study_findings
     from hyperdecode.study.config import read_config
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     found = study_findings(study, config)
     with console.status("BIDS validator ..."):
         found += bids_findings(study)
     errors = [finding for finding in found if finding.severity == "error"]
     warnings = [finding for finding in found if finding.severity != "error"]
     for finding in errors[:SHOWN_FINDINGS]:
-        console.print(f"Error: {finding.where}: {finding.text}", soft_wrap=True, highlight=False, markup=False)
-    for line in _hints([finding.text for finding in warnings])[:SHOWN_FINDINGS]:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"{study}: {len(errors)} errors, {len(warnings)} hints", soft_wrap=True, highlight=False)
+        say(console, f"Error: {finding.where}: {finding.text}")
+    say(console, *_hints([finding.text for finding in warnings])[:SHOWN_FINDINGS])
+    say(console, f"{study}: {len(errors)} errors, {len(warnings)} hints")
+    say(
+        console,
+        f"Next: {'mend the errors, then ' if errors else ''}hyperdecode {'validate' if errors else 'run'} {study}",
+    )
+    if as_json:
+        answer({"study": study, "errors": len(errors), "hints": len(warnings), "findings": [*errors, *warnings]})
     if errors:
         raise typer.Exit(INVALID)
 
@@ -119,18 +135,27 @@ def _shown(study: Path, config: StudyConfig, made: StimulusSet, console: Console
 
     with progress_bar("Fixation target", console) as update:
         draw_shown(study, config, made, progress=update)
-    console.print(f"As shown, with the fixation target: {made.folder / 'shown'}", soft_wrap=True, highlight=False)
-    console.print(f"Contact sheet: {made.folder / 'contact-sheet.jpg'}", soft_wrap=True, highlight=False)
+    say(console, f"As shown, with the fixation target: {made.folder / 'shown'}")
+    say(console, f"Contact sheet: {made.folder / 'contact-sheet.jpg'}")
 
 
-def _near_duplicates(made: StimulusSet, console: Console) -> None:
+def _near_duplicates(made: StimulusSet, console: Console) -> dict[str, NeighbourCheck]:
     from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
     from hyperdecode.report.duplicatesfigure import duplicates_caption
 
     checks = check_stimuli_apart(made)
     text = duplicates_caption(checks, made.names("test"))
     bad = any(len(one.flagged) for one in checks.values())
-    console.print(f"{'Warning: ' if bad else ''}{text}", soft_wrap=True, highlight=False, markup=False)
+    say(console, f"{'Warning: ' if bad else ''}{text}")
+    return checks
+
+
+def _plan(plan: Schedule) -> dict[str, Any]:
+    """Say a subject's plan in plain values."""
+    columns = (plan.runs, plan.time.volumes, plan.time.seconds)
+    runs = [{"trials": len(run), "volumes": n, "seconds": took} for run, n, took in zip(*columns, strict=True)]
+    found = {"subject": plan.subject, "folder": plan.folder, "picture": plan.figure}
+    return found | {"seconds": plan.time.total, "design": plan.efficiency.words, "runs": runs}
 
 
 def _times(plans: list[Schedule]) -> Table:

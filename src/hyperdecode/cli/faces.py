@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from hyperdecode.cli.answer import say
 from hyperdecode.cli.progress import progress_bar
+from hyperdecode.cli.shared import one_subject
 
 if TYPE_CHECKING:
     from hyperdecode.generators.base import Generator
@@ -52,7 +54,8 @@ def sample(
     drawn = sampled_faces(network, faces, seed, truncation)
     with progress_bar("Faces", console) as update:
         path = work(out, network, drawn, resolution, update)
-    console.print(f"Wrote {path}, {len(drawn)} pictures and their latents", soft_wrap=True, highlight=False)
+    say(console, f"Wrote {path}, {len(drawn)} pictures and their latents")
+    say(console, f"Next: hyperdecode faces edit {out} --latents {out / 'latents.safetensors'} --generator {generator}")
 
 
 @app.command()
@@ -94,7 +97,7 @@ def edit(
     for name in wanted:
         with progress_bar(name, console) as update:
             path = work(out, network, some, normals, name, np.linspace(-reach, reach, steps).tolist(), held, update)
-        console.print(f"Wrote {path}", soft_wrap=True, highlight=False)
+        say(console, f"Wrote {path}")
 
 
 @app.command()
@@ -104,7 +107,9 @@ def interpolate(
     study: Annotated[
         Path | None, typer.Option(help="Go from what was decoded to the test faces of this study.")
     ] = None,
-    subject: Annotated[str, typer.Option(help="Whose decoded latents, with --study.")] = "01",
+    subject: Annotated[
+        str, typer.Option("--subject", "-s", help="Whose decoded latents, with --study. Default: its only one.")
+    ] = "",
     generator: GeneratorName = DEFAULT,
     faces: Number = 4,
     seed: Seed = 0,
@@ -123,9 +128,10 @@ def interpolate(
     if (to is None) != (latents is None):
         raise UserError("give --latents FILE and --to FILE together: the first ends of the way and the last ones")
     console = Console()
-    network = _load(read_config(study).generator if study else generator)
-    if study:
-        first, last = (_head(some, faces) for some in decoded_faces(study, subject))
+    config = read_config(study) if study else None
+    network = _load(config.generator if config else generator)
+    if study and config:
+        first, last = (_head(some, faces) for some in decoded_faces(study, one_subject(config, subject)))
         ends = ("decoded", "shown")
     elif latents and to:
         first, last = (_head(read_faces(path, network), faces) for path in (latents, to))
@@ -135,7 +141,7 @@ def interpolate(
         ends = (f"seed {seed}", f"seed {seed + 1}")
     with progress_bar("Interpolation", console) as update:
         path = work(out, network, first, last, steps, ends, update)
-    console.print(f"Wrote {path}", soft_wrap=True, highlight=False)
+    say(console, f"Wrote {path}")
 
 
 def _load(name: str) -> Generator:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force, Scheduler, Slurm, StudyFolder, WorkerCount
 
@@ -31,6 +31,7 @@ def map_layers(
     workers: WorkerCount = 1,
     scheduler: Scheduler = "",
     slurm: Slurm = None,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Map which layer of the generator each voxel tells most of: searchlight-occlusion, tests, regions.
@@ -43,7 +44,7 @@ def map_layers(
     from hyperdecode.study.config import read_config, with_mapping
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     asked = config.mapping.readout
     config = with_mapping(config, readout or (asked if asked != "none" else "linear"))
     made = read_stimuli(study)
@@ -67,17 +68,16 @@ def map_layers(
             progress=lambda done, total: update(*steps, f"{done} of {total}"),
         )
     for found in maps:
-        console.print(f"\nsub-{found.subject}: {found.words}", soft_wrap=True, highlight=False)
+        say(console, f"\nsub-{found.subject}: {found.words}")
         console.print(_layers(found.layers))
-        console.print(f"Maps: {found.folder}", soft_wrap=True, highlight=False)
-    if asked != config.mapping.readout:
-        console.print(
-            f'\nTo have them in the report: readout = "{config.mapping.readout}" in [mapping] of study.toml, then '
-            f"hyperdecode run {study}",
-            markup=False,
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(console, f"Maps: {found.folder}")
+    name = config.mapping.readout
+    setting = (
+        "" if asked == name else f'to have them in the report, readout = "{name}" in [mapping] of study.toml, then '
+    )
+    say(console, f"Next: {setting}hyperdecode run {study}")
+    if as_json:
+        answer([vars(found) | {"layers": rows(found.layers)} for found in maps])
 
 
 def _layers(table: pd.DataFrame) -> Table:

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, say, words
 from hyperdecode.cli.progress import progress_bar
-from hyperdecode.cli.shared import StudyFolder
+from hyperdecode.cli.shared import StudyFolder, Subject
 
 __all__ = ["predict"]
 
 
 def predict(
     study: StudyFolder,
-    subject: Annotated[str, typer.Argument(help="Label of the subject, such as 01.", show_default=False)],
+    subject: Subject = "",
     zmaps: Annotated[
         Path | None, typer.Option(help="NIfTI with one z-map a trial, on the grid of the study's mask.")
     ] = None,
@@ -40,6 +40,7 @@ def predict(
         Path | None,
         typer.Option(help="Folder to write to. Default: predictions/ of the subject, by what was decoded."),
     ] = None,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Replace predictions made from something else.")] = False,
 ) -> None:
     """Decode new trials of a subject, an imagery run say: latents, attribute scores, faces. Nothing is fitted again.
@@ -47,13 +48,13 @@ def predict(
     Give either --zmaps, or one or several of --task, --session and --run, which name new BOLD runs in the study folder:
     they are preprocessed as the study's own and brought to its grid, and each event is a trial.
 
-    Example: hyperdecode predict my_study 01 --task imagery --average stim_file
+    Example: hyperdecode predict my_study --subject 01 --task imagery --average stim_file
     """
     from hyperdecode.pipeline.predict import predict as work
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     made = read_stimuli(study)
     generator = shared.study_generator(config, console)
     with progress_bar("Prediction", console) as update:
@@ -62,7 +63,7 @@ def predict(
             config,
             made,
             generator,
-            subject.removeprefix("sub-"),
+            shared.one_subject(config, subject),
             model=model,
             zmaps=zmaps,
             trials=trials,
@@ -79,9 +80,10 @@ def predict(
         )
     if not result.ran:
         console.print("Everything was up to date; nothing was done again.")
-    for note in result.notes:
-        console.print(f"Note: {note}", soft_wrap=True, highlight=False)
-    rows = f"{result.n} {'averages' if average else 'trials'}"
-    console.print(f"{rows} decoded: {result.table}\nLatents: {result.latents}", soft_wrap=True, highlight=False)
+    say(console, *(f"Note: {note}" for note in result.notes))
+    decoded = f"{result.n} {'averages' if average else 'trials'} decoded"
+    say(console, f"{decoded}: {result.table}", f"Latents: {result.latents}")
     if result.sheet is not None:
-        console.print(f"Pictures: {result.folder}\nAll of them: {result.sheet}", soft_wrap=True, highlight=False)
+        say(console, f"Pictures: {result.folder}", f"All of them: {result.sheet}")
+    if as_json:
+        answer(result)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.shared import Scheduler, SkipFailed, Slurm, WorkerCount
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["preprocess"]
 
 PEAKS_SHOWN = 10
+SHOWN = ("single_trial", "mask", "contrast", "contrast_figure", "registration_figure")
 
 
 def preprocess(
@@ -45,23 +46,24 @@ def preprocess(
         list[str] | None, typer.Option(help="By nilearn's names, each with an option of its own. Default: motion.")
     ] = None,
     motion: Annotated[str, typer.Option(help="Motion columns: basic, derivatives, power2 or full.")] = "basic",
-    method: Annotated[
+    glm: Annotated[
         str,
         typer.Option(
             help="Single-trial estimate: lss (one model a trial, good for fast designs), lsa (one model for all) or "
             "ridge."
         ),
     ] = "lss",
-    noise: Annotated[str, typer.Option(help="Noise of the single-trial model: ols or ar1.")] = "ols",
+    noise_model: Annotated[str, typer.Option(help="Noise of the single-trial model: ols or ar1.")] = "ols",
     hrf: Annotated[
         str, typer.Option(help="Response: spm, 'spm + derivative', glover, library, ... as in study.toml.")
     ] = "spm",
-    voxels: Annotated[int, typer.Option(min=2, help="Size of the mask of most active voxels.")] = 4096,
+    n_voxels: Annotated[int, typer.Option(min=2, help="Size of the mask of most active voxels.")] = 4096,
     smoothing: Annotated[float, typer.Option(min=0, help="FWHM in mm for the contrast; z-maps stay unsmoothed.")] = 5.0,
     skip_failed: SkipFailed = False,
     workers: WorkerCount = 1,
     scheduler: Scheduler = "",
     slurm: Slurm = None,
+    as_json: AsJson = False,
     force: Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")] = False,
 ) -> None:
     """Realign, normalise to MNI, estimate one z-map a trial, compare conditions.
@@ -84,13 +86,13 @@ def preprocess(
         voxel_size=voxel_size,
         confounds=("motion",) if confounds is None else tuple(confounds),
         motion=motion,
-        glm=method,
-        noise_model=noise,
+        glm=glm,
+        noise_model=noise_model,
         hrf=hrf,
-        n_voxels=voxels,
+        n_voxels=n_voxels,
     )
     failed: dict[str, str] = {}
-    console = Console()
+    console = words(as_json)
     columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         current: dict[str, TaskID] = {}
@@ -112,19 +114,19 @@ def preprocess(
             progress=show,
             failed=failed,
         )
-    for stem, reason in failed.items():
-        console.print(f"Left out {stem}: {reason}", soft_wrap=True, highlight=False)
+    say(console, *(f"Left out {stem}: {reason}" for stem, reason in failed.items()))
     for run in runs:
-        console.print(run.stem if run.peaks is None else f"{run.stem}: strongest peaks of {contrast}", highlight=False)
+        say(console, run.stem if run.peaks is None else f"{run.stem}: strongest peaks of {contrast}")
         if run.peaks is not None:
             console.print(_peaks(run.peaks))
-        for note in run.notes:
-            console.print(f"  {note}", soft_wrap=True, highlight=False)
+        say(console, *(f"  {note}" for note in run.notes))
         if not run.redone:
             console.print("  Everything was up to date; nothing was done again.")
-        for name in ("single_trial", "mask", "contrast", "contrast_figure", "registration_figure"):
-            if name in run.files:
-                console.print(f"  {name.replace('_', ' ')}: {run.files[name]}", soft_wrap=True, highlight=False)
+        named = [name for name in SHOWN if name in run.files]
+        say(console, *(f"  {name.replace('_', ' ')}: {run.files[name]}" for name in named))
+    if as_json:
+        found = [vars(run) | {"peaks": None if run.peaks is None else rows(run.peaks)} for run in runs]
+        answer({"runs": found, "left_out": failed})
 
 
 def _peaks(peaks: pd.DataFrame) -> Table:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hyperdecode.cli.shared import StudyFolder
+
 if TYPE_CHECKING:
     from hyperdecode.pipeline.present import DisplayCheck, Session
 
@@ -17,9 +19,9 @@ ABORTED = 3
 
 
 def present(
-    study: Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)],
+    study: StudyFolder,
     subject: Annotated[
-        str, typer.Option("--subject", "-s", help="Participant, without the sub-. Default: the study's first.")
+        str, typer.Option("--subject", "-s", help="Participant, with or without sub-. Default: the study's first.")
     ] = "",
     run: Annotated[
         int | None, typer.Option(help="Run to show. Default: the next one that has not been completed.")
@@ -93,7 +95,13 @@ def _tell(session: Session, study: Path, simulated: bool) -> None:
 
 def _next(session: Session, study: Path, simulated: bool) -> str:
     if session.next is None:
-        return f"All runs of sub-{session.subject} have been shown."
+        if simulated:
+            return f"All runs of sub-{session.subject} have been shown. Next: hyperdecode simulate {study}"
+        func = study / f"sub-{session.subject}" / "func"
+        return (
+            f"All runs of sub-{session.subject} have been shown. Next: put their BOLD into {func}, then hyperdecode "
+            f"validate {study}"
+        )
     again = " --simulate-trigger" if simulated else ""
     return f"Next: run {session.next}, hyperdecode present {study} --subject {session.subject}{again}"
 

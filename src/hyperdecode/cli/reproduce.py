@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force
 from hyperdecode.errors import UserError
@@ -83,6 +83,7 @@ def hyper2021(
     ] = None,
     permutations: Annotated[int, typer.Option(min=100, metavar="N", help="Pairings drawn for each p-value.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of everything random.")] = 0,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Run the paper's decoder and ours on the data of Dado and colleagues (2022).
@@ -99,7 +100,7 @@ def hyper2021(
     from hyperdecode.pipeline.reproduce_table1 import paper_rows, readable
     from hyperdecode.pipeline.reproduced import Settings
 
-    console = Console()
+    console = words(as_json)
     settings = Settings(
         models=tuple(model or ("weighted-ridge",)),
         epochs=epochs,
@@ -114,22 +115,23 @@ def hyper2021(
         table = made.run(force)
     for shown in _tables(readable(table)):
         console.print(shown)
-    for line in made.words:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    console.print("In the paper, not run here (S1 / S2): " + "; ".join(paper_rows()), soft_wrap=True, highlight=False)
-    for line in made.verdicts():
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
-    for name in ("table1.tsv", *made.strips, *made.reports):
-        console.print(f"{name}: {folder / name}", soft_wrap=True, highlight=False, markup=False)
+    say(console, *made.words)
+    say(console, "In the paper, not run here (S1 / S2): " + "; ".join(paper_rows()))
+    verdicts = list(made.verdicts())
+    say(console, *verdicts)
+    names = ("table1.tsv", *made.strips, *made.reports)
+    say(console, *(f"{name}: {folder / name}" for name in names))
+    if as_json:
+        answer({"table1": rows(table), "verdicts": verdicts, "files": [folder / name for name in names]})
 
 
-def _tables(words: pd.DataFrame) -> Iterator[Table]:
+def _tables(table: pd.DataFrame) -> Iterator[Table]:
     """Give a table a metric, narrow enough for a terminal."""
-    for metric, rows in words.groupby("Metric", sort=False):
+    for metric, some in table.groupby("Metric", sort=False):
         shown = Table(box=None, padding=(0, 1, 0, 0), title=str(metric), title_justify="left")
-        rows = rows.drop(columns="Metric")
-        for name in map(str, rows):
+        some = some.drop(columns="Metric")
+        for name in map(str, some):
             shown.add_column(name, justify="left" if name in ("Subject", "Decoder") else "right", no_wrap=True)
-        for row in rows.itertuples(index=False):
+        for row in some.itertuples(index=False):
             shown.add_row(*row)
         yield shown

