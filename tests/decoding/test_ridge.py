@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
 
 from hyperdecode.decoding.blocks import Responses
+from hyperdecode.decoding.penalties import chosen_alphas
 from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.errors import DataWarning, LeakageError, UserError
 
@@ -42,6 +43,14 @@ def test_equals_primal_ridge_at_a_fixed_alpha(shape, alpha, standardize):
     if hasattr(decoder, "dual_coef_"):
         assert np.allclose(z.T @ decoder.dual_coef_, weights, atol=1e-6)
     assert decoder.alpha_ == alpha
+
+
+def test_rounding_does_not_choose_the_penalty():
+    alphas = np.array([1.0, 10.0, 100.0, 1000.0])
+    flat = np.array([[2.0], [1 + 1e-12], [1.0], [1 + 1e-9]])
+    assert chosen_alphas(alphas, flat).tolist() == chosen_alphas(alphas, flat[[0, 2, 1, 3]]).tolist() == [1000.0]
+    told_apart = np.array([[np.nan, 1.0], [1.0, 1.1], [1 + 1e-4, 1.2], [2.0, 1.3]])
+    assert chosen_alphas(alphas, told_apart, per_latent=True).tolist() == [10.0, 1.0]
 
 
 def test_scores_are_those_of_plain_cross_validation():

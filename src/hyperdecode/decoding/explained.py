@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hyperdecode.decoding.kernel import Spectrum, decompose, left_out_errors
+from hyperdecode.decoding.penalties import chosen_alphas
 
 __all__ = ["Encoding", "explained_shares", "sampled"]
 
@@ -68,7 +69,8 @@ class Encoding:
         self._form: _Primal | _Dual = (_Primal if few else _Dual)(latents, weights)
         alphas = unit * ENCODING_ALPHAS
         errors = torch.stack([self._form.errors(sample, float(alpha)).mean() for alpha in alphas])
-        self.alpha = float(alphas[int(torch.where(errors.isnan(), torch.inf, errors).argmin())])
+        known = torch.where(errors.isnan(), torch.inf, errors)
+        self.alpha = float(chosen_alphas(alphas, known[:, None].cpu().numpy())[0])
         self.chance = self.shares(_shuffled(sample))
 
     def shares(self, voxels: Tensor) -> Tensor:

@@ -19,6 +19,9 @@ DEFAULT_ALPHAS: tuple[float, ...] = tuple(float(a) for a in np.logspace(1, 7, 13
 
 EXTENSION_DECADES = 3
 
+SAME = 1e-6
+"""Errors that differ by less, relative, are told apart by rounding alone: by the number of threads, say."""
+
 
 def checked_alphas(alphas: Sequence[float] | Array) -> Array:
     """Return the penalties ascending, each once; refuse what is not positive and finite."""
@@ -64,7 +67,10 @@ def searched_alphas(
 
 
 def chosen_alphas(alphas: Array, errors: Array, per_latent: bool = False) -> Array:
-    """Return the penalty of each latent: that of the least error, of its own or of the mean over latents."""
+    """Return the penalty of each latent: that of the least error, of its own or of the mean over latents.
+
+    Of penalties whose errors are the `SAME`, as where responses tell nothing, the largest.
+    """
     if len(alphas) == 1:
         return np.repeat(alphas, errors.shape[1])
     shown = errors if per_latent else errors.mean(axis=1, keepdims=True)
@@ -73,7 +79,8 @@ def chosen_alphas(alphas: Array, errors: Array, per_latent: bool = False) -> Arr
             f"the responses are too singular for every penalty up to {alphas[-1]:.3g}: "
             "give larger alphas, or drop voxels that repeat others"
         )
-    best = alphas[np.nanargmin(shown, axis=0)]
+    as_good = shown <= (1 + SAME) * np.nanmin(shown, axis=0)
+    best = alphas[::-1][as_good[::-1].argmax(axis=0)]
     return np.broadcast_to(best, errors.shape[1:]).copy()
 
 

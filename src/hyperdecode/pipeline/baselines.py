@@ -164,7 +164,7 @@ class Baselines:
             *self.models.files(name),
         )
         outputs = (self.layout.decoded(subject, name, "latents.safetensors"),)
-        return Step(f"decode_sub-{subject}_{name}", 2, settings, inputs, outputs, partial(self._decode, subject, name))
+        return Step(f"decode_sub-{subject}_{name}", 3, settings, inputs, outputs, partial(self._decode, subject, name))
 
     def reconstruct(self, subject: str, name: str) -> Step:
         """Pictures of the decoded latents, as large as the stimuli that they are compared with."""

@@ -231,7 +231,7 @@ class Decoding:
             self.layout.decoded(subject, model, "latents.safetensors"),
         )
         name = f"decode_sub-{subject}_{model}"
-        return Step(name, 5, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
+        return Step(name, 6, settings, self.inputs(subject), outputs, partial(self._work, subject, model))
 
     def context(self, subject: str, model: str, trials: DecodingTrials) -> Context:
         """Return what a decoder of this study needs beside the trials."""

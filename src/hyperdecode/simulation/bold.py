@@ -121,8 +121,9 @@ def simulate_run(
     centre = head_centre(subject.head)
     matrices = rigid_matrices(moved, centre) if moved.any() else None
     inside = _inside(subject)
-    drawn = None if noise is None else _Noise(subject, noise, inside, times, settings or NoiseSettings(), seed)
-    maker = _Maker(subject.head, _Signal(subject, events, wanted, times), drawn, inside, matrices)
+    with threadpool_limits(1):  # the number of threads decides how products are rounded, and BLAS has its own
+        drawn = None if noise is None else _Noise(subject, noise, inside, times, settings or NoiseSettings(), seed)
+        maker = _Maker(subject.head, _Signal(subject, events, wanted, times), drawn, inside, matrices)
     return SimulatedRun(subject.head.affine, subject.head.epi.shape, n_volumes, moved, centre, chunk, maker)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.linalg import toeplitz
 from scipy.signal import lfilter
+from threadpoolctl import threadpool_limits
 
 from hyperdecode.errors import UserError
 from hyperdecode.simulation.hrf import delayed_response, volume_times
@@ -238,7 +239,8 @@ def noise_sd(
     """
     settings = settings or NoiseSettings()
     times = volume_times(n_volumes, t_r)
-    weights, leaked = _estimator(events, times)
+    with threadpool_limits(1):  # as in `simulate_run`
+        weights, leaked = _estimator(events, times)
     lags = np.arange(n_volumes, dtype=np.float64) * t_r
     of_ar1, of_white, of_physio = (
         float(np.einsum("it,tu,iu->i", weights, toeplitz(correlation), weights, optimize=True).mean())
