@@ -57,6 +57,7 @@ def pair(tmp_path):
         (folder / "nothing.tsv").write_text("\n")
         (folder / "words.json").write_text(json.dumps({"n": [1, 2.5], "sha256": "ab" * 32, "said": "0.25 of 4"}))
         (folder / "page.png").write_bytes(png.getvalue())
+        picture.save(folder / "strip.jpg")
         save_file({"latents": np.array([[1.0, -4.0]], np.float32)}, folder / "latents.safetensors")
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), folder / "map.nii.gz")
         (folder / "report.html").write_text(f"<p>p = 0.012, {'cd' * 32}</p>{determinism_uri(png.getvalue())}")
@@ -97,6 +98,8 @@ def test_distances_by_kind(pair):
     assert found["latents.safetensors"]().value == pytest.approx(0.025, rel=1e-4)
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 1.5, np.float32), np.eye(4)), second / "map.nii.gz")
     assert found["map.nii.gz"]().value == 0.5
+    Image.fromarray(np.full((10, 10, 3), 7, np.uint8)).save(second / "strip.jpg")
+    assert found["strip.jpg"]().kind == "JPEG pictures" and found["strip.jpg"]().value > 100
     (second / "table.tsv").write_text("face\tscore\na\t0.75\nb\tn/a\n")
     assert found["table.tsv"]() == determinism.Distance("tables", 0.25, "score")
     (second / "words.json").write_text(json.dumps({"n": [1, 2.5], "sha256": "ac" * 32, "said": "0.5 of 4"}))
@@ -108,6 +111,15 @@ def test_distances_by_kind(pair):
     png = (second / "page.png").read_bytes()
     (second / "report.html").write_text(f"<p>p = 0.012, {'cd' * 32}</p>{determinism_uri(png)}")
     assert found["report.html"]() == determinism.Distance("pictures", 248.0)
+
+
+def test_the_rounding_of_zeros_is_no_difference(pair):
+    for folder, mean in zip(pair, (4e-8, -4e-8), strict=True):
+        save_file({"latents": np.full(3, 4.0, np.float32), "mean": np.full(3, mean)}, folder / "latents.safetensors")
+    assert distance(*(folder / "latents.safetensors" for folder in pair)).value == pytest.approx(2e-8)
+    for folder, mean in zip(pair, (4e-5, -4e-5), strict=True):
+        save_file({"latents": np.full(3, 4.0, np.float32), "mean": np.full(3, mean)}, folder / "latents.safetensors")
+    assert distance(*(folder / "latents.safetensors" for folder in pair)).value == pytest.approx(2)
 
 
 def test_what_is_no_number_may_not_differ(pair):
