@@ -85,7 +85,7 @@ class Distance:
     Attributes
     ----------
     kind : str
-        ``tensors`` (safetensors, Zarr) and ``images`` (NIfTI): largest difference, as a share of the largest value of
+        ``tensors`` (safetensors, Zarr) and ``images`` (NIfTI, GIFTI): largest difference, as a share of the largest value of
         that array; ``pictures`` (PNG) and ``JPEG pictures``: grey levels; ``tables`` (TSV) and ``numbers in text``
         (JSON, TOML, HTML): absolute, relative where a value is above 1.
     value : float
@@ -166,6 +166,10 @@ def distance(first: Path, second: Path) -> Distance:
             "images",
             {"values": np.asanyarray(a.dataobj), "affine": a.affine},
             {"values": np.asanyarray(b.dataobj), "affine": b.affine},
+        )
+    if suffix == ".gii":
+        return _arrays(
+            "images", *({str(k): a.data for k, a in enumerate(nib.load(p).darrays)} for p in (first, second))
         )
     if suffix in (".png", ".jpg"):
         return _pictures(first.read_bytes(), second.read_bytes())

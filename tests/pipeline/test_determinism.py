@@ -60,8 +60,13 @@ def pair(tmp_path):
         picture.save(folder / "strip.jpg")
         save_file({"latents": np.array([[1.0, -4.0]], np.float32)}, folder / "latents.safetensors")
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), folder / "map.nii.gz")
+        save_surface([1, 2], folder / "map.func.gii")
         (folder / "report.html").write_text(f"<p>p = 0.012, {'cd' * 32}</p>{determinism_uri(png.getvalue())}")
     return folders
+
+
+def save_surface(values, path):
+    nib.save(nib.GiftiImage(darrays=[nib.gifti.GiftiDataArray(np.float32(values))]), path)
 
 
 def determinism_uri(png):
@@ -98,6 +103,8 @@ def test_distances_by_kind(pair):
     assert found["latents.safetensors"]().value == pytest.approx(0.025, rel=1e-4)
     nib.save(nib.Nifti1Image(np.full((2, 2, 2), 1.5, np.float32), np.eye(4)), second / "map.nii.gz")
     assert found["map.nii.gz"]().value == 0.5
+    save_surface([1, 1], second / "map.func.gii")
+    assert found["map.func.gii"]() == determinism.Distance("images", 0.5, "0")
     Image.fromarray(np.full((10, 10, 3), 7, np.uint8)).save(second / "strip.jpg")
     assert found["strip.jpg"]().kind == "JPEG pictures" and found["strip.jpg"]().value > 100
     (second / "table.tsv").write_text("face\tscore\na\t0.75\nb\tn/a\n")
