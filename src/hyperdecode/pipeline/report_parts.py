@@ -117,7 +117,7 @@ class Parts:
         decoded : sequence of such arrays
             What the first decoder makes of them, one a subject.
         """
-        found = [self._models()] if len(self.models) > 1 else []
+        found = [models_figure(self.bars())] if len(self.models) > 1 else []
         if self._comparison.is_file():
             found.append(_simulated(pd.read_csv(self._comparison, sep="\t")))
         for label, pictures in zip(self.config.subjects, decoded, strict=True):
@@ -198,18 +198,21 @@ class Parts:
         best = tables.groupby("metric")["best_blind_score"].max().dropna()
         return {str(name): float(value) for name, value in best.items()}
 
-    def _models(self) -> Figure:
-        """Bars of the study's decoders."""
+    def bars(self, beside: Sequence[str] = ()) -> pd.DataFrame:
+        """Scores of the study's decoders as `models_figure` draws them, and of the baselines named in `beside`."""
         rows = []
         for label in self.config.subjects:
-            for model in self.models:
+            there = set(self.baselines(label))
+            for model in (*self.models, *(name for name in beside if name in there)):
                 each = pd.read_csv(self.layout.decoded(label, model, "faces.tsv"), sep="\t")
+                # Latents of a baseline are its own, and so are scores of them.
+                wanted = [name for name in IN_FIGURE5 if model in self.models or PICTURES_IN_TABLE1.fullmatch(name)]
                 for _, row in self._scores(label, model).iterrows():
-                    if row["metric"] in IN_FIGURE5:
-                        rows.append({"model": model, "subject": f"sub-{label}", **self._bar(row, each)})
-        table = pd.DataFrame(rows)
+                    if row["metric"] in wanted:
+                        named = BASELINE_WORDS.get(model, model)
+                        rows.append({"model": named, "subject": f"sub-{label}", **self._bar(row, each)})
         places = {name: place for place, name in enumerate(IN_FIGURE5)}
-        return models_figure(table.sort_values("metric", key=lambda names: names.map(places), kind="stable"))
+        return pd.DataFrame(rows).sort_values("metric", key=lambda names: names.map(places), kind="stable")
 
     def _bar(self, row: pd.Series, each: pd.DataFrame) -> dict[str, object]:
         """One score with its interval over faces: that of the table, else one made here."""

@@ -17,7 +17,7 @@ from hyperdecode.report.figures import SUBJECT_COLOURS, Figure, jpeg_bytes, new_
 from hyperdecode.report.strips import GAP, PAPER, reconstruction_strip
 from hyperdecode.report.words import METRICS
 
-__all__ = ["beside_figure", "models_figure"]
+__all__ = ["beside_figure", "draw_models", "models_figure"]
 
 Pictures = NDArray[np.uint8]
 
@@ -53,14 +53,43 @@ def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -
     _check_models(table)
     metrics, models, subjects = (list(dict.fromkeys(table[key])) for key in ("metric", "model", "subject"))
     columns = min(2, len(metrics))
-    lines = -(-len(metrics) // columns)
     width = max(4.4, 0.8 + len(models) * (0.3 + 0.24 * len(subjects)))
-    figure = new_figure(columns * width, 2.6 * lines + 1.3, dpi)
-    panels = figure.subplots(lines, columns, squeeze=False)
+    figure = new_figure(columns * width, 2.6 * -(-len(metrics) // columns) + 1.3, dpi)
+    draw_models(figure, table, columns, tilted=max(map(len, map(str, models))) * len(models) > 9 * width)
+    caption = (
+        f"Scores of the study's models; higher is better. Bars are means over test faces and start at zero, whiskers "
+        f"their {level:.0%} bootstrap intervals over faces, dashed lines the best predictor that never saw the brain, "
+        "for each bar its own. The intervals are of each model alone: whether two models differ cannot be read off "
+        "their overlap, it takes a test of the difference on the same faces."
+    )
+    return Figure("Models side by side", png_bytes(figure), caption, _models_alt(table, metrics))
+
+
+def draw_models(figure: Any, table: pd.DataFrame, columns: int, *, tilted: bool) -> None:
+    """Draw the panels and the legend of `models_figure` into a figure, or a part of one.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure or SubFigure
+        With a constrained layout.
+    table : pandas.DataFrame
+        As for `models_figure`.
+    columns : int
+        Panels in a row.
+    tilted : bool
+        Whether the names of models have no room side by side.
+
+    Raises
+    ------
+    UserError
+        As `models_figure` does.
+    """
+    _check_models(table)
+    metrics, models, subjects = (list(dict.fromkeys(table[key])) for key in ("metric", "model", "subject"))
+    panels = figure.subplots(-(-len(metrics) // columns), columns, squeeze=False)
     for axes, metric in zip(panels.flat, metrics, strict=False):
         _bars(axes, table[table["metric"] == metric], models, subjects)
         quiet_axes(axes, "", METRICS.get(str(metric), (str(metric), ""))[0])
-        tilted = max(map(len, map(str, models))) * len(models) > 9 * width
         axes.set_xlim(-0.6, len(models) - 0.4)
         axes.set_xticks(range(len(models)), models, fontsize=8, **({"rotation": 35, "ha": "right"} if tilted else {}))
     for axes in panels.flat[len(metrics) :]:
@@ -69,13 +98,6 @@ def models_figure(table: pd.DataFrame, dpi: int = 110, *, level: float = 0.95) -
     handles.append(Line2D([], [], color="#222222", linestyle=(0, (3, 1.5)), linewidth=1.4))
     labels = [*map(str, subjects), "best predictor without the brain"]
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 6), fontsize=8, frameon=False)
-    caption = (
-        f"Scores of the study's models; higher is better. Bars are means over test faces and start at zero, whiskers "
-        f"their {level:.0%} bootstrap intervals over faces, dashed lines the best predictor that never saw the brain, "
-        "for each bar its own. The intervals are of each model alone: whether two models differ cannot be read off "
-        "their overlap, it takes a test of the difference on the same faces."
-    )
-    return Figure("Models side by side", png_bytes(figure), caption, _models_alt(table, metrics))
 
 
 def beside_figure(

@@ -13,7 +13,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.report.figures import BLUE, ORANGE, Figure, jpeg_bytes
 from hyperdecode.report.strips import GAP, INK, PAPER
 
-__all__ = ["interpolated", "interpolation_pages"]
+__all__ = ["interpolated", "interpolation_pages", "mixed"]
 
 Pictures = NDArray[np.uint8]
 
@@ -184,7 +184,7 @@ def _headings(
 ) -> None:
     for step in range(steps):
         text = {0: "decoded", steps - 1: "true"}.get(step, f"{step / (steps - 1):.0%}")
-        colour = _mixed(step / (steps - 1)) if step in (0, steps - 1) else INK
+        colour = mixed(step / (steps - 1)) if step in (0, steps - 1) else INK
         pen.text((at.faces + step * (size + GAP) + size // 2, at.top // 2), text, colour, font, "mm")
     for value in () if span is None else (-span, 0.0, span):
         # The font has no minus sign, so that a hyphen stands for it.
@@ -213,12 +213,12 @@ def _bars(
         for step in range(steps):
             end = centre + round(scores[step, place] / span * BARS / 2)
             here = y + step * thick
-            pen.rectangle((min(centre, end), here, max(centre, end), here + thick - 1), _mixed(step / (steps - 1)))
+            pen.rectangle((min(centre, end), here, max(centre, end), here + thick - 1), mixed(step / (steps - 1)))
     pen.line((centre, top, centre, top + height), INK)
     pen.line((at.bars, top + height + GAP // 2, at.bars + BARS, top + height + GAP // 2), LINE)
 
 
-def _mixed(share: float) -> tuple[int, int, int]:
+def mixed(share: float) -> tuple[int, int, int]:
     """Return a colour between orange (0) and blue (1); grey in the middle, where the two would make mud."""
     ends = [np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) for colour in (ORANGE, BLUE)]
     grey = np.array([196, 196, 200])

@@ -31,7 +31,7 @@ from hyperdecode.report.cortexfigure import (
 )
 from hyperdecode.report.figures import png_bytes, quiet_axes
 
-__all__ = ["LayerSimilarity", "layer_figure", "region_bars"]
+__all__ = ["LayerSimilarity", "draw_layer_figure", "layer_figure", "region_bars"]
 
 BAR = 0.36
 """Inches a region."""
@@ -98,11 +98,30 @@ def layer_figure(
     UserError
         When layers, voxels and names do not fit together.
     """
+    figure = draw_layer_figure(
+        layer_img, layer_names, layers, regions, similarity, on_cortex=on_cortex, mask_img=mask_img, views=views
+    )
+    figure.set_dpi(2 * dpi)
+    return smooth_png(figure)
+
+
+def draw_layer_figure(
+    layer_img: SpatialImage,
+    layer_names: Sequence[str],
+    layers: ArrayLike,
+    regions: RegionSet,
+    similarity: LayerSimilarity,
+    *,
+    on_cortex: Mapping[Hemisphere, RegionSet] | None = None,
+    mask_img: SpatialImage | None = None,
+    views: Sequence[str] = VIEWS,
+) -> Figure:
+    """Return the figure of `layer_figure`, 12 inches wide; all of it but type and lines may be scaled."""
     names = list(layer_names)
     counts = layer_counts(layers, regions, len(names))
     _check(similarity, names)
     lower = max(LOWER, 1.05 + BAR * len(regions.names))
-    figure = Figure(figsize=(WIDTH, 2 * ROW + HEAD + TITLE + LEGEND + lower), dpi=2 * dpi, facecolor="white")
+    figure = Figure(figsize=(WIDTH, 2 * ROW + HEAD + TITLE + LEGEND + lower), facecolor="white")
     top = draw_layers(
         figure, layer_img, len(names), on_cortex, mask_img, views=views, below=LEGEND + lower, above=HEAD + TITLE
     )
@@ -120,7 +139,7 @@ def layer_figure(
     }
     for title, (x, y) in titles.items():
         figure.text(x, y, title, ha="left", va="top", fontsize=12, fontweight="bold", color=DARK)
-    return smooth_png(figure)
+    return figure
 
 
 def region_bars(layers: ArrayLike, regions: RegionSet, layer_names: Sequence[str], dpi: int = 100) -> bytes:

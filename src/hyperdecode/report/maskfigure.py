@@ -18,7 +18,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.report.figures import ORANGE, png_bytes
 from hyperdecode.report.slices import brain_of
 
-__all__ = ["mask_figure"]
+__all__ = ["draw_mask", "mask_figure"]
 
 N_CUTS = 6
 WIDTH, ROW = 10.0, 2.1
@@ -56,14 +56,27 @@ def mask_figure(
     UserError
         When the mask or the background is not 3D, or the mask is empty.
     """
+    n_rows = 3 + _sees_through(background_img, glass_brain)
+    figure = Figure(figsize=(WIDTH, ROW * n_rows), dpi=dpi, facecolor="white")
+    draw_mask(figure, mask_img, background_img, glass_brain=glass_brain)
+    return png_bytes(figure)
+
+
+def draw_mask(
+    figure: Figure,
+    mask_img: SpatialImage,
+    background_img: SpatialImage | None = None,
+    *,
+    glass_brain: bool | None = None,
+) -> None:
+    """Draw the rows of `mask_figure` into a figure of any size."""
     inside = np.asarray(mask_img.dataobj)
     if inside.ndim != 3 or not np.any(inside):
         raise UserError(f"a mask figure needs a 3D mask with voxels in it, got shape {inside.shape}")
     plain = new_img_like(mask_img, (inside != 0).astype(np.uint8))
     background = load_mni152_template(resolution=2) if background_img is None else _head_alone(background_img)
-    see_through = background_img is None if glass_brain is None else glass_brain
+    see_through = _sees_through(background_img, glass_brain)
     n_rows = 3 + see_through
-    figure = Figure(figsize=(WIDTH, ROW * n_rows), dpi=dpi, facecolor="white")
     for number, (direction, cuts) in enumerate(zip("xyz", _cuts(inside, mask_img.affine), strict=True)):
         plot_roi(
             plain,
@@ -89,7 +102,10 @@ def mask_figure(
             alpha=0.6,
             colorbar=False,
         )
-    return png_bytes(figure)
+
+
+def _sees_through(background_img: SpatialImage | None, glass_brain: bool | None) -> bool:
+    return background_img is None if glass_brain is None else glass_brain
 
 
 def _row(number: int, n_rows: int) -> tuple[float, float, float, float]:

@@ -15,7 +15,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.report.figures import BLUE, GREY, ORANGE, new_figure, png_bytes, quiet_axes
 from hyperdecode.stimuli.schedule import REPEAT
 
-__all__ = ["schedule_caption", "schedule_figure"]
+__all__ = ["draw_schedule", "panel_heights", "schedule_caption", "schedule_figure"]
 
 COLOURS = {"train": GREY, "test": ORANGE, REPEAT: BLUE}
 LABELS = {"train": "training face", "test": "test face", REPEAT: "one-back trial"}
@@ -47,18 +47,39 @@ def schedule_figure(runs: Sequence[pd.DataFrame], dpi: int = 110) -> bytes:
     UserError
         When there is no trial.
     """
+    heights = panel_heights(runs)
+    figure = new_figure(10, sum(heights) + 0.7 * len(heights), dpi)
+    draw_schedule(figure, runs)
+    return png_bytes(figure)
+
+
+def panel_heights(runs: Sequence[pd.DataFrame]) -> list[float]:
+    """Return inches that the panels want: of runs, and of test faces where there are any.
+
+    Raises
+    ------
+    UserError
+        When there is no trial.
+    """
     if not len(runs) or any(run.empty for run in runs):
         raise UserError("a picture of the schedule needs runs with trials in them: make the plan first")
-    session = pd.concat(runs, ignore_index=True)
-    faces = sorted(session.loc[session["trial_type"] == "test", "stim_file"].unique())
-    heights = [float(np.clip(ROW * len(runs), LEAST, MOST)), float(np.clip(0.09 * len(faces), LEAST, MOST))]
-    heights = heights if faces else heights[:1]
-    figure = new_figure(10, sum(heights) + 0.7 * len(heights), dpi)
-    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    n_faces = len(_test_faces(pd.concat(runs, ignore_index=True)))
+    heights = [float(np.clip(ROW * len(runs), LEAST, MOST)), float(np.clip(0.09 * n_faces, LEAST, MOST))]
+    return heights if n_faces else heights[:1]
+
+
+def draw_schedule(figure: Any, runs: Sequence[pd.DataFrame]) -> list[Any]:
+    """Draw the panels of `schedule_figure` into a figure or a part of one, and return their axes."""
+    heights, session = panel_heights(runs), pd.concat(runs, ignore_index=True)
+    panels = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0])
     _draw_runs(panels[0], runs)
-    if faces:
-        _draw_faces(panels[1], session, faces, np.cumsum([len(run) for run in runs]))
-    return png_bytes(figure)
+    if len(panels) > 1:
+        _draw_faces(panels[1], session, _test_faces(session), np.cumsum([len(run) for run in runs]))
+    return panels
+
+
+def _test_faces(session: pd.DataFrame) -> list[str]:
+    return sorted(session.loc[session["trial_type"] == "test", "stim_file"].unique())
 
 
 def schedule_caption(runs: Sequence[pd.DataFrame]) -> str:
