@@ -86,8 +86,8 @@ class Distance:
     ----------
     kind : str
         ``tensors`` (safetensors, Zarr) and ``images`` (NIfTI, GIFTI): largest difference, as a share of the largest
-        value of that array; ``pictures`` (PNG) and ``JPEG pictures``: grey levels; ``tables`` (TSV) and ``numbers in text``
-        (JSON, TOML, HTML): absolute, relative where a value is above 1.
+        value of that array; ``pictures`` (PNG) and ``JPEG pictures``: grey levels; ``tables`` (TSV) and ``numbers in
+        text`` (JSON, TOML, HTML): absolute, relative where a value is above 1.
     value : float
         Infinite where words, shapes or names differ.
     where : str
