@@ -333,6 +333,7 @@ class Remote:
             process.wait()
 
 
+@pytest.mark.slow
 def test_a_scheduler_lost_in_the_middle_costs_one_step(tmp_path, monkeypatch):
     """The command ends with a line; once a scheduler is there again it goes on where it was."""
     monkeypatch.setattr(flights, "PATIENCE_S", 3.0)

@@ -126,6 +126,7 @@ def absent_at(folder, host):
     (anat / "sub-01_T1w.json").symlink_to(f"../../.git/annex/objects/aa/bb/{key}/{key}")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("git") is None, reason="makes a data set of git-annex")
 def test_the_validator_asks_no_host_that_a_data_set_names(tmp_path, validator, monkeypatch):
     asked = []

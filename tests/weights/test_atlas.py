@@ -1,14 +1,16 @@
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from scipy.ndimage import center_of_mass
 
 from hyperdecode.errors import WeightFileError
 from hyperdecode.weights.atlas import HCPEX, load_atlas
 
 
-def centre(atlas, name):
-    label = {name: label for label, name in atlas.names.items()}[name]
-    return apply_affine(atlas.affine, np.argwhere(atlas.labels == label)).mean(axis=0)
+def centres(atlas):
+    """Return the centre of each region in mm, by its name."""
+    voxels = center_of_mass(np.ones_like(atlas.labels), atlas.labels, list(atlas.names))
+    return dict(zip(atlas.names.values(), apply_affine(atlas.affine, voxels), strict=True))
 
 
 def test_every_region_has_a_name_and_voxels(atlas):
@@ -21,14 +23,14 @@ def test_every_region_has_a_name_and_voxels(atlas):
 
 
 def test_left_is_left_and_regions_are_where_they_should_be(atlas):
-    for label, name in atlas.names.items():
-        x = apply_affine(atlas.affine, np.argwhere(atlas.labels == label))[:, 0].mean()
-        assert (x < 0) == name.endswith("_L"), name
+    at = centres(atlas)
+    for name, centre in at.items():
+        assert (centre[0] < 0) == name.endswith("_L"), name
     for side, sign in (("L", -1), ("R", 1)):
-        v1, ffc = (centre(atlas, f"{name}_{side}") for name in ("Primary_Visual_Cortex", "Fusiform_Face_Complex"))
+        v1, ffc = (at[f"{name}_{side}"] for name in ("Primary_Visual_Cortex", "Fusiform_Face_Complex"))
         assert v1[1] < -70 and abs(v1[0]) < 20
         assert np.linalg.norm(ffc - [sign * 40, -52, -20]) < 12  # fusiform face area of localizer studies
-        motor = centre(atlas, f"Primary_Motor_Cortex_{side}")
+        motor = at[f"Primary_Motor_Cortex_{side}"]
         assert motor[2] > 30 and -40 < motor[1] < 0
 
 
