@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from hyperdecode.errors import UserError
-from hyperdecode.study.estimate_files import kind_of
+from hyperdecode.study import estimates as module
+from hyperdecode.study.estimate_files import kind_of, read_array
 from hyperdecode.study.estimates import find_estimates
 
 SHAPE, N = (4, 3, 2), 6
@@ -361,6 +362,26 @@ def test_arrays(folder, dtype):
     assert found.values.dtype == np.float32 and found.values.flags["C_CONTIGUOUS"] and found.values.dtype.isnative
     np.testing.assert_array_equal(found.values, values[[0, 2, 3, 4, 5]].astype(np.float32))
     assert (found.shape, found.affine, found.voxels, found.kind) == (None, None, None, "beta")
+
+
+def test_large_ones_are_handed_on_in_blocks(folder, monkeypatch):
+    monkeypatch.setattr(module, "N_ROWS", 2)
+    values = np.ascontiguousarray((10 * responses()).reshape(-1, N).T)
+    path = arrays(folder, values)
+    chosen = np.array([1, 5, 7])
+
+    def whole():
+        found = find_estimates(folder, "01")
+        assert all(len(block) <= 2 for block in found.rows(chosen))
+        np.testing.assert_array_equal(np.concatenate(list(found.rows(chosen))), found.values[:, chosen])
+        return found.values
+
+    np.testing.assert_array_equal(whole(), values)
+    assert isinstance(read_array(path)[0], np.memmap), "left on the disk"
+    for file in folder.rglob("*"):
+        file.unlink() if file.is_file() else None
+    maps(folder, responses())
+    assert whole().shape[0] == N
 
 
 def test_arrays_with_a_mask(folder):

@@ -165,18 +165,15 @@ class EstimatedTrials:
         return tuple(estimates_files(self.folder, self.subject))
 
     def read(self, roles: Roles) -> TrialMaps:
-        """Read all trials."""
+        """Go over all trials, a few in memory at a time where they are maps."""
         found = find_estimates(self.folder, self.subject)
-        values, trials = found.values, found.trials.copy()
+        trials = found.trials.copy()
         trials["role"] = roles(list(trials["stim_file"]))
-        shape = (values.shape[1], 1, 1) if found.shape is None else found.shape
+        shape = (found.n_voxels, 1, 1) if found.shape is None else found.shape
         places = np.arange(shape[0]) if found.voxels is None or found.shape is None else found.voxels
-        means = TrialMeans(values.shape[1])
-        for row in np.flatnonzero(np.asarray(trials["role"]) == "train"):
-            means.add(values[row : row + 1], ["train"])
-
-        def rows(chosen: NDArray[np.intp]) -> Iterator[NDArray[np.float32]]:
-            for start in range(0, len(values), N_ROWS):
-                yield values[start : start + N_ROWS, chosen]
-
-        return TrialMaps(trials, places, shape, found.affine, 0, means, rows)
+        means, told = TrialMeans(found.n_voxels), iter(list(trials["role"]))
+        for block in found.rows(np.arange(found.n_voxels)):
+            for row, role in zip(block, told, strict=False):
+                if role == "train":
+                    means.add(row[None], [role])
+        return TrialMaps(trials, places, shape, found.affine, 0, means, found.rows)

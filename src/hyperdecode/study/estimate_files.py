@@ -35,6 +35,8 @@ GLMSINGLE = ("TYPED_FITHRF_GLMDENOISE_RR", "TYPEC_FITHRF_GLMDENOISE", "TYPEB_FIT
 """GLMsingle's models of single trials, the best one first."""
 BETAS = "betasmd"
 MAX_VALUES_BYTES = 16 * 2**30
+ROWS = 256
+"""Rows that are checked together."""
 NAMES: dict[str, Kind | None] = {"z": "z", "beta": "beta", "betas": "beta", "values": None}
 """Tensors of a safetensors file that hold the estimates, and the kind that the name says."""
 KINDS: dict[str, Kind] = {
@@ -82,7 +84,7 @@ def read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | Non
     Returns
     -------
     values : ndarray, (n_trials, n_voxels)
-        float32, finite.
+        float32, finite; a ``.npy`` of that type is mapped to memory, not read.
     voxels : ndarray, (n_voxels,), or None
     kind : str
 
@@ -104,14 +106,18 @@ def read_array(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | Non
             f"{path} holds {values.dtype} values of shape {values.shape}, expected real numbers, trials x voxels"
         )
     check_size(values.shape, path)
-    with np.errstate(over="ignore", invalid="ignore"):
-        matrix = np.ascontiguousarray(values, dtype=np.float32)
-    bad = ~np.isfinite(matrix)
-    if bad.any():
-        row, column = (int(i) for i in np.argwhere(bad)[0])
-        raise UserError(
-            f"{path}: row {row + 1}, column {column + 1} is no finite number: leave out voxels without a value"
-        )
+    matrix = values
+    if values.dtype != np.float32 or not values.flags.c_contiguous:  # else a large file stays on the disk
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = np.ascontiguousarray(values, dtype=np.float32)
+    for first in range(0, len(matrix), ROWS):
+        bad = ~np.isfinite(matrix[first : first + ROWS])
+        if bad.any():
+            row, column = (int(i) for i in np.argwhere(bad)[0])
+            raise UserError(
+                f"{path}: row {first + row + 1}, column {column + 1} is no finite number: leave out voxels without a "
+                "value"
+            )
     if voxels is not None and (voxels.dtype.kind not in "iu" or voxels.shape != matrix.shape[1:]):
         raise UserError(
             f"{path}: voxels is {voxels.dtype} of shape {voxels.shape}, expected one integer for each of the "

@@ -35,6 +35,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ NIFTI = (".nii.gz", ".nii")
 ARRAYS = (".npy", ".safetensors")
 DESIGN = "DESIGNINFO"
 
+N_ROWS = 64
+"""Trials that are handed on together."""
+
+Rows = Callable[[NDArray[np.intp]], Iterator[NDArray[np.float32]]]
+
 
 @dataclass(frozen=True)
 class Estimates:
@@ -61,8 +67,10 @@ class Estimates:
 
     Attributes
     ----------
-    values : ndarray, (n_trials, n_voxels)
-        float32, finite.
+    rows : callable
+        Numbers of voxels, ascending -> their values in all trials, a few trials after the other: (n, n_chosen),
+        float32, finite. Maps are read anew from the disk each time.
+    n_voxels : int
     trials : pandas.DataFrame
         A row a trial: ``run``, ``trial`` (its number in the run), ``stim_file`` (the name without folders) and what
         else the tables have.
@@ -80,7 +88,8 @@ class Estimates:
         Rows that are no decoding trials.
     """
 
-    values: NDArray[np.float32]
+    rows: Rows
+    n_voxels: int
     trials: pd.DataFrame
     shape: tuple[int, int, int] | None
     affine: NDArray[np.float64] | None
@@ -88,6 +97,11 @@ class Estimates:
     kind: Kind
     files: tuple[Path, ...]
     n_left_out: int = 0
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """All of them in memory, (n_trials, n_voxels)."""
+        return np.concatenate(list(self.rows(np.arange(self.n_voxels))))
 
 
 def find_estimates(folder: str | os.PathLike[str], subject: str) -> Estimates:
@@ -196,7 +210,7 @@ def _from_maps(files: list[Path]) -> Estimates:
         for path, image in zip(files, images, strict=True)
     ]
     kind, trials = _one_kind([kind_of(path) for path in files], files), all_trials(tables)
-    shape = tuple(int(n) for n in images[0].shape[:3])
+    shape = (int(images[0].shape[0]), int(images[0].shape[1]), int(images[0].shape[2]))
     # A voxel without a value in some trial lies outside of the brain: zero or NaN, by the habits of who wrote it.
     finite, nonzero = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for path, row, volume in _kept_volumes(files, tables):
@@ -208,11 +222,24 @@ def _from_maps(files: list[Path]) -> Estimates:
     usable = finite & nonzero
     if not usable.any():
         raise UserError(f"{files[0]}: no voxel has a value in every trial: look at the maps")
-    check_size((len(trials), int(usable.sum())), files[0])
-    values = np.empty((len(trials), int(usable.sum())), dtype=np.float32)
-    for k, (_, _, volume) in enumerate(_kept_volumes(files, tables)):
-        values[k] = volume[usable]
-    return _estimates(values, trials, images[0], usable, kind, files, tables)
+    columns = np.flatnonzero(usable).astype(np.int64)
+
+    def rows(chosen: NDArray[np.intp]) -> Iterator[NDArray[np.float32]]:
+        volumes = (volume.ravel()[columns[chosen]] for _, _, volume in _kept_volumes(files, tables))
+        while block := list(islice(volumes, N_ROWS)):
+            yield np.stack(block).astype(np.float32, copy=False)
+
+    return Estimates(
+        rows=rows,
+        n_voxels=len(columns),
+        trials=trials,
+        shape=shape,
+        affine=np.asarray(images[0].affine, dtype=np.float64),
+        voxels=columns,
+        kind=kind,
+        files=(*files, *(table.path for table in tables)),
+        n_left_out=_left_out(tables),
+    )
 
 
 def _kept_volumes(files: list[Path], tables: list[TrialTable]) -> Iterator[tuple[Path, int, NDArray[Any]]]:
@@ -220,27 +247,6 @@ def _kept_volumes(files: list[Path], tables: list[TrialTable]) -> Iterator[tuple
         for row, volume in enumerate(iterate_volumes(path)):
             if table.kept[row]:
                 yield path, row, volume
-
-
-def _estimates(
-    values: NDArray[np.float32],
-    trials: pd.DataFrame,
-    grid: Any,
-    usable: NDArray[np.bool_],
-    kind: Kind,
-    files: list[Path],
-    tables: list[TrialTable],
-) -> Estimates:
-    return Estimates(
-        values=values,
-        trials=trials,
-        shape=(int(grid.shape[0]), int(grid.shape[1]), int(grid.shape[2])),
-        affine=np.asarray(grid.affine, dtype=np.float64),
-        voxels=np.flatnonzero(usable).astype(np.int64),
-        kind=kind,
-        files=(*files, *(table.path for table in tables)),
-        n_left_out=_left_out(tables),
-    )
 
 
 def _left_out(tables: list[TrialTable]) -> int:
@@ -322,7 +328,8 @@ def _from_arrays(files: list[Path]) -> Estimates:
     for path in files:
         values, voxels, kind = read_array(path)
         tables.append(read_trials(_table_of(path), _stem(path), len(values), path))
-        parts.append(_placed(path, values[tables[-1].kept], voxels))
+        kept = tables[-1].kept
+        parts.append(_placed(path, values if kept.all() else values[kept], voxels))
         kinds.append(kind)
     return _joined(parts, tables, _one_kind(kinds, files))
 
@@ -368,9 +375,15 @@ def _joined(parts: list[_Matrix], tables: list[TrialTable], kind: Kind) -> Estim
             raise UserError(f"{files[0]} and {files[-1].name} share no voxel: give both on one grid, with their mask")
         matrices = [part[:, _positions(own, voxels)] for part, own in zip(matrices, where, strict=True)]
     check_size((len(trials), matrices[0].shape[1]), files[0])
-    values = np.concatenate(matrices) if len(matrices) > 1 else matrices[0]
+
+    def rows(chosen: NDArray[np.intp]) -> Iterator[NDArray[np.float32]]:
+        for matrix in matrices:
+            for start in range(0, len(matrix), N_ROWS):
+                yield np.ascontiguousarray(matrix[start : start + N_ROWS, chosen])
+
     return Estimates(
-        values=values,
+        rows=rows,
+        n_voxels=matrices[0].shape[1],
         trials=trials,
         shape=first.shape,
         affine=first.affine,
