@@ -16,6 +16,7 @@ from hyperdecode import __version__
 from hyperdecode.cli import attributes, decoding, experiment, faces, mapping, reproduce, study, weights
 from hyperdecode.cli.doctor import doctor
 from hyperdecode.cli.explore import explore
+from hyperdecode.cli.figures import figures
 from hyperdecode.cli.predict import predict
 from hyperdecode.cli.preprocess import preprocess
 from hyperdecode.cli.present import present
@@ -51,6 +52,7 @@ app.command()(decoding.decode)
 app.command()(decoding.compare)
 app.command("map")(mapping.map_layers)
 app.command()(predict)
+app.command()(figures)
 app.command()(explore)
 app.command()(preprocess)
 app.add_typer(weights.app, name="weights")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -26,7 +28,7 @@ from hyperdecode.study.images import image_space, read_image
 from hyperdecode.study.layout import Layout
 from hyperdecode.weights.atlas import load_atlas
 
-__all__ = ["map_report"]
+__all__ = ["LayerDrawing", "layer_drawing", "map_report"]
 
 
 def map_report(layout: Layout, config: StudyConfig, subject: str) -> MapReport | None:
@@ -35,15 +37,13 @@ def map_report(layout: Layout, config: StudyConfig, subject: str) -> MapReport |
     if config.mapping.readout == "none" or not all(path.is_file() for path in files.paths):
         return None
     layers = pd.read_csv(files.path("desc-occlusion_layers.tsv"), sep="\t")
-    faces = pd.read_csv(files.path("desc-occlusion_faces.tsv"), sep="\t")
-    titles = [f"{row.depth} ({row.layer})" for row in layers.itertuples()]
+    titles = _titles(layers)
     facts = read_facts(layout.records, f"map_sub-{subject}") | {"alpha": config.mapping.alpha}
     raw = read_image(files.path("desc-layers_dseg.nii.gz"), n_dimensions=3)
     held = read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3, blank=True)
     table = pd.read_csv(files.path("desc-layers_regions.tsv"), sep="\t")
-    figures: list[Figure] = []
-    if image_space(raw) == "mni":
-        figures = _figures(layout, config, subject, raw, held, layers, faces, titles)
+    drawing = layer_drawing(layout, config, subject)
+    figures = [] if drawing is None else _figures(layout, subject, drawing)
     return MapReport(
         f"sub-{subject}",
         map_words(layers, facts),
@@ -53,46 +53,75 @@ def map_report(layout: Layout, config: StudyConfig, subject: str) -> MapReport |
     )
 
 
-def _figures(
-    layout: Layout,
-    config: StudyConfig,
-    subject: str,
-    raw: Any,
-    held: Any,
-    layers: pd.DataFrame,
-    faces: pd.DataFrame,
-    titles: list[str],
-) -> list[Figure]:
+@dataclass(frozen=True)
+class LayerDrawing:
+    """What is drawn of a subject's layers, with its words.
+
+    Attributes
+    ----------
+    parts : mapping of str to object
+        Arguments of `hyperdecode.report.layerfigure.layer_figure`.
+    titles : list of str
+        Of the layers.
+    n_voxels : list of int
+        Voxels of each.
+    caption : str
+    """
+
+    parts: Mapping[str, Any]
+    titles: list[str]
+    n_voxels: list[int]
+    caption: str
+
+
+def layer_drawing(layout: Layout, config: StudyConfig, subject: str) -> LayerDrawing | None:
+    """Return the paper's Figure 8 of a subject whose maps are there; None where they are not in MNI space."""
+    files = MapFiles(layout, subject)
+    raw = read_image(files.path("desc-layers_dseg.nii.gz"), n_dimensions=3)
+    if image_space(raw) != "mni":
+        return None
+    held = read_image(files.path("desc-layersthresholded_dseg.nii.gz"), n_dimensions=3, blank=True)
+    layers = pd.read_csv(files.path("desc-occlusion_layers.tsv"), sep="\t")
+    faces = pd.read_csv(files.path("desc-occlusion_faces.tsv"), sep="\t")
     values = np.asarray(raw.dataobj)
     where = np.argwhere(values > 0)
     regions = map_regions(layout.study, config.mapping, raw, where, config.mapping.regions)
     assert regions is not None
     names = [f"depth_{depth}" for depth in layers["depth"]]
-    similarity = LayerSimilarity(faces[names].to_numpy(float).T, layers["blind_similarity"].to_numpy(float))
-    on_cortex = None if config.mapping.region_image else _regions_on_cortex()
     shown, what = (
         (held, "voxels beyond chance")
         if np.asarray(held.dataobj).any()
         else (raw, "all voxels, none of them beyond chance")
     )
-    png = layer_figure(
-        shown,
-        titles,
-        values[tuple(where.T)].astype(np.int64) - 1,
-        regions,
-        similarity,
-        on_cortex=on_cortex,
-        mask_img=raw if np.any((values > 0) & (np.asarray(shown.dataobj) == 0)) else None,
-    )
+    titles = _titles(layers)
+    parts = {
+        "layer_img": shown,
+        "layer_names": titles,
+        "layers": values[tuple(where.T)].astype(np.int64) - 1,
+        "regions": regions,
+        "similarity": LayerSimilarity(faces[names].to_numpy(float).T, layers["blind_similarity"].to_numpy(float)),
+        "on_cortex": None if config.mapping.region_image else _regions_on_cortex(),
+        "mask_img": raw if np.any((values > 0) & (np.asarray(shown.dataobj) == 0)) else None,
+    }
     caption = (
-        f"The paper's Figure 8. A: the layer whose decoded activation loses most similarity when the voxels around a "
+        f"A: the layer whose decoded activation loses most similarity when the voxels around a "
         f"voxel are taken out ({what}; other voxels of the mask grey). B: the same of all voxels of the mask, by "
         "region. C: similarity of decoded and true activations from all voxels, mean and standard error over test "
         "faces; dashes: the training mean, which knows nothing of the brain."
     )
+    return LayerDrawing(parts, titles, [int(n) for n in layers["n_voxels"]], caption)
+
+
+def _titles(layers: pd.DataFrame) -> list[str]:
+    return [f"{row.depth} ({row.layer})" for row in layers.itertuples()]
+
+
+def _figures(layout: Layout, subject: str, drawing: LayerDrawing) -> list[Figure]:
     alt = f"Layers on the cortex of sub-{subject}: " + ", ".join(
-        f"{title} in {int(n)} voxels" for title, n in zip(titles, layers["n_voxels"], strict=True)
+        f"{title} in {n} voxels" for title, n in zip(drawing.titles, drawing.n_voxels, strict=True)
     )
+    caption = f"The paper's Figure 8. {drawing.caption}"
+    png = layer_figure(**drawing.parts)
     return [Figure(f"Layers on the brain of sub-{subject}", png, caption, alt), *_ceiling(layout, subject)]
 
 

@@ -88,10 +88,13 @@ def draw_models(figure: Any, table: pd.DataFrame, columns: int, *, tilted: bool)
     metrics, models, subjects = (list(dict.fromkeys(table[key])) for key in ("metric", "model", "subject"))
     panels = figure.subplots(-(-len(metrics) // columns), columns, squeeze=False)
     for axes, metric in zip(panels.flat, metrics, strict=False):
-        _bars(axes, table[table["metric"] == metric], models, subjects)
+        part = table[table["metric"] == metric]
+        # A metric that only some models have is drawn of these alone.
+        own = [model for model in models if (part["model"] == model).any()]
+        _bars(axes, part, own, subjects)
         quiet_axes(axes, "", METRICS.get(str(metric), (str(metric), ""))[0])
-        axes.set_xlim(-0.6, len(models) - 0.4)
-        axes.set_xticks(range(len(models)), models, fontsize=8, **({"rotation": 35, "ha": "right"} if tilted else {}))
+        axes.set_xlim(-0.6, len(own) - 0.4)
+        axes.set_xticks(range(len(own)), own, fontsize=8, **({"rotation": 35, "ha": "right"} if tilted else {}))
     for axes in panels.flat[len(metrics) :]:
         axes.set_visible(False)
     handles: list[Any] = [Patch(color=_colour(place), alpha=0.75) for place in range(len(subjects))]
