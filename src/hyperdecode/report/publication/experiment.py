@@ -93,7 +93,7 @@ def experiment_plate(trials: Trials, runs: Sequence[pd.DataFrame], label: str, w
         for letter, axes in zip("BC", panels, strict=False):
             axes.set_title(letter, loc="left", x=-0.045, fontsize=8, fontweight="bold", pad=3)
     caption = (
-        f"The experiment, {label}. {words} A, the first {len(trials.pictures)} trials of a run on the scanner's screen; "
+        f"The experiment, {label}. {words} A, the first {len(trials.pictures)} trials of a run on the screen; "
         f"each face is on for {trials.on:g} s{_flashing(trials)}, then the fixation target for {trials.off:g} s. B, "
         f"{schedule_caption(runs)}"
     )
