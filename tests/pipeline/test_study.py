@@ -29,6 +29,7 @@ AFTER_MASK = [
     "learning_sub-01",
     "reconstruct_sub-01_weighted-ridge",
     "evaluate_sub-01_weighted-ridge",
+    "moves_sub-01",
     "report",
 ]
 

@@ -151,12 +151,14 @@ def test_faces_carry_the_scores_that_sort_them(data):
     page = Page(render_report(data))
     scores = [json.loads(a["data-scores"]) for t, a in page.tags if t == "li" and "data-scores" in a]
     assert [s["identification"] for s in scores] == pytest.approx(list(np.linspace(0.2, 1, N)))
+    each = [json.loads(a["data-each"]) for t, a in page.tags if t == "li" and "data-each" in a]
+    assert [s["cosine"] for s in each] == [[x, x] for x in np.linspace(-0.5, 0.5, N)]
     missing = data.subjects[0].per_face.assign(cosine=np.nan)
     page_with_nan = Page(render_report(replace(data, subjects=[replace(data.subjects[0], per_face=missing)])))
     first = next(a["data-scores"] for t, a in page_with_nan.tags if "data-scores" in a)
     assert json.loads(first, parse_constant=pytest.fail)["cosine"] is None
     options = [a["value"] for t, a in page.tags if t == "option"]
-    assert options == ["shown", "best", "worst", "identification", "cosine"]
+    assert options == ["shown", "best", "worst", "identification", "cosine", "", "0", "1"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 from hyperdecode.errors import UserError
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, render_report
 from hyperdecode.report.comparisonfigure import comparison_figure
-from hyperdecode.report.credible import coverage_words, credible_view
+from hyperdecode.report.credible import coverage_words, more_view
 from hyperdecode.report.models import beside_view, faces_won
 from tests.report.test_build import N, solid, table
 
@@ -76,7 +76,7 @@ def test_the_report_shows_both_decoders_and_the_credible_set(subject):
 
 
 def test_intervals_stand_where_their_numbers_say(subject):
-    (row, _) = credible_view(subject, "face 3", 3)["intervals"]
+    (row, _) = more_view(subject, 3)["intervals"]
     assert row["attribute"] == "age" and row["text"] == "0.500 (\N{MINUS SIGN}1.000 to 2.000), true 2.500"
     assert [round(row[key], 2) for key in ("low", "decoded", "high", "true")] == [33.33, 58.33, 83.33, 91.67]
     assert coverage_words(subject.attributes.iloc[:0]) == ""

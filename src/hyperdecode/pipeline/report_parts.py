@@ -121,7 +121,7 @@ class Parts:
         if self._comparison.is_file():
             found.append(_simulated(pd.read_csv(self._comparison, sep="\t")))
         for label, pictures in zip(self.config.subjects, decoded, strict=True):
-            methods = self._methods(label)
+            methods = self.methods(label)
             if methods:
                 own = {f"HYPER ({self.models[0]})": pictures}
                 names = [Path(name).stem for name in self.names]
@@ -226,8 +226,8 @@ class Parts:
         best = float(row["best_blind_score"])
         return {"metric": metric, "score": score, "low": low, "high": high, "best_blind_score": best}
 
-    def _methods(self, label: str) -> dict[str, Pictures]:
-        """Pictures that baselines make of the brain's answers."""
+    def methods(self, label: str) -> dict[str, Pictures]:
+        """Pictures that baselines make of the brain's answers, by the name of the method."""
         made = {
             name: self._pictures([self.layout.reconstruction(label, name, f) for f in self.names])
             for name in self.wanted

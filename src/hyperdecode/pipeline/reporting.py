@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 import hyperdecode
 from hyperdecode.decoding.models import MODELS
@@ -21,14 +22,16 @@ from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.certificate import study_certificate, training_hashes
 from hyperdecode.pipeline.map_report import map_report
+from hyperdecode.pipeline.moves import Moves
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
 from hyperdecode.pipeline.quality import quality_figures, quality_inputs
-from hyperdecode.pipeline.records import Step, read_facts, run_step
+from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.report_parts import Parts
 from hyperdecode.pipeline.schedule import efficiency_of
 from hyperdecode.pipeline.simulate import MANUFACTURER
-from hyperdecode.pipeline.strips import Strips
+from hyperdecode.pipeline.strips import Strips, attribute_axes
 from hyperdecode.pipeline.subjects import SubjectChain
+from hyperdecode.report.attributeplot import AttributePoints
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
 from hyperdecode.report.figures import Figure
@@ -70,6 +73,7 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         inputs += [layout.subject(chain.label, "trials.tsv"), layout.masked(chain.label)]
         if analysis.config.decoding.posterior:
             inputs += analysis.posterior(chain.label).outputs
+        inputs += _moves(analysis).step(chain.label).outputs
     inputs += _parts(analysis).inputs
     settings = {
         "config": analysis.config.model_dump(mode="json"),
@@ -111,7 +115,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
     layout, config, names = analysis.layout, analysis.config, analysis.stimuli.names("test")
     stimuli = np.stack([read_picture(layout.full_stimulus(name)) for name in names])
     parts, subjects = _parts(analysis), [_subject_report(analysis, chain, skipped) for chain in chains]
-    checks = check_stimuli_apart(analysis.stimuli)
+    checks, strips = check_stimuli_apart(analysis.stimuli), Strips(layout, tuple(names))
     data = ReportData(
         title=config.name,
         summary=_summary(analysis, chains),
@@ -126,7 +130,8 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         figures=[*_schedule(analysis, chains), _duplicates(analysis, checks)],
         table1=parts.table1(),
         comparisons=parts.comparisons(stimuli, [subject.reconstructions for subject in subjects]),
-        strips=[page for chain in chains for page in _strips(analysis, chain)],
+        strips=[page for chain in chains for page in strips.read(chain.label, config.decoding.model)],
+        moves=[_moves(analysis).read(chain.label) for chain in chains],
         ceilings=parts.ceilings(),
         maps=[found for chain in chains if (found := map_report(layout, config, chain.label)) is not None],
         preset=preset_words(config.evaluation.preset),
@@ -172,12 +177,8 @@ def _parts(analysis: Analysis) -> Parts:
     return Parts(analysis.layout, analysis.config, analysis.models, tuple(analysis.stimuli.names("test")))
 
 
-def _strips(analysis: Analysis, chain: SubjectChain) -> list[Figure]:
-    """Return the strips of the first decoder, drawn where they are not there yet."""
-    strips = Strips(analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
-    model = analysis.models[0]
-    run_step(strips.step(chain.label, model), analysis.layout.study, analysis.layout.records)
-    return strips.read(chain.label, model)
+def _moves(analysis: Analysis) -> Moves:
+    return Moves(analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
 
 
 def _axes(analysis: Analysis) -> str:
@@ -218,7 +219,9 @@ def _subject_report(analysis: Analysis, chain: SubjectChain, skipped: dict[str, 
         draws=_draws(analysis, subject) if config.posterior else None,
         attributes=_attributes(analysis, subject) if config.posterior else None,
         attribute_scores=parts.attributes(subject),
+        attribute_points=_points(analysis, subject),
         dimensions=parts.dimensions(subject),
+        baselines=parts.methods(subject),
         n_voxels=int(masked["n_voxels"]),
         n_training_trials=int(masked["n_training_trials"]),
         n_test_trials=int(masked["n_test_trials"]),
@@ -255,6 +258,16 @@ def _draws(analysis: Analysis, subject: str) -> NDArray[np.uint8]:
 
 def _attributes(analysis: Analysis, subject: str) -> pd.DataFrame:
     return pd.read_csv(analysis.layout.subject(subject, "desc-posterior_attributes.tsv"), sep="\t")
+
+
+def _points(analysis: Analysis, subject: str) -> AttributePoints | None:
+    """Scores of each test face: of the latents as decoded, as the correlations are."""
+    axes = attribute_axes(analysis.space)
+    if not axes.names:
+        return None
+    found = load_file(analysis.layout.decoded(subject, analysis.config.decoding.model, "latents.safetensors"))
+    names = [Path(name).stem for name in analysis.stimuli.names("test")]
+    return AttributePoints(names, axes.names, axes.scores(found["predicted"]), axes.scores(found["true"]))
 
 
 def _penalty(decoded: dict[str, Any]) -> dict[str, str]:

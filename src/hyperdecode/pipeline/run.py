@@ -21,6 +21,7 @@ from hyperdecode.pipeline.decode import Decoding
 from hyperdecode.pipeline.flights import SideBySide, TellFromWorker
 from hyperdecode.pipeline.latents import refuse_other_generator
 from hyperdecode.pipeline.lock import Held, study_lock
+from hyperdecode.pipeline.moves import Moves
 from hyperdecode.pipeline.records import Step
 from hyperdecode.pipeline.reporting import report_step
 from hyperdecode.pipeline.sources import Progress
@@ -54,6 +55,7 @@ STEPS = (
     "evaluate",
     "baselines",
     "map",
+    "moves",
     "report",
 )
 
@@ -324,6 +326,7 @@ def _steps(analysis: Analysis, chains: list[SubjectChain], spread: SideBySide[An
     parts = (analysis.layout, analysis.config, analysis.stimuli, analysis.generator)
     ceilings, baselines = Ceilings(*parts), Baselines(*parts, analysis.progress)
     learning = TrainingCurve(Decoding(*parts))
+    moves = Moves(*parts)
     maps = BrainMaps(*parts, analysis.map_progress, spread)
     steps: Kinds = []
     for chain in chains:
@@ -341,5 +344,6 @@ def _steps(analysis: Analysis, chains: list[SubjectChain], spread: SideBySide[An
             steps += analysis.faces_and_scores(chain.label, model)
         steps += baselines.steps(chain.label)
         steps += maps.steps(chain.label)
+        steps.append(("moves", moves.step(chain.label)))
     steps.append(("report", report_step(analysis, chains, {})))
     return steps

@@ -11,15 +11,17 @@ import jinja2
 import numpy as np
 
 from hyperdecode.files import write_text
+from hyperdecode.report.attributeplot import correlation_bars, scatter_panels
 from hyperdecode.report.attributetable import attributes_html
 from hyperdecode.report.certificate import certificate_html
-from hyperdecode.report.credible import coverage_words, credible_view
+from hyperdecode.report.credible import coverage_words, more_view
 from hyperdecode.report.data import ModelReport, ReportData, SubjectReport
 from hyperdecode.report.models import beside_view
+from hyperdecode.report.moves import moves_view
 from hyperdecode.report.scoretable import about_tests, score_rows
 from hyperdecode.report.uris import data_uri, jpeg_uri
 from hyperdecode.report.verdict import subject_verdict, verdict
-from hyperdecode.report.words import FACE_METRICS, METRICS, score_text
+from hyperdecode.report.words import FACE_METRICS, METRICS, NO_SCORES, score_text
 
 __all__ = ["ModelReport", "ReportData", "SubjectReport", "render_report", "write_report"]
 
@@ -64,10 +66,14 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
     return environment.get_template("report.html.j2").render(
         data=data,
         verdict=verdict(tables, data.certificate, data.preset, attributes),
-        subjects=[_subject_view(s) for s in data.subjects],
+        subjects=[_subject_view(s, place) for place, s in enumerate(data.subjects)],
+        attribute_bars=correlation_bars(attributes),
         fitted_words=data.fitted_words or FITTED,
         certificate=None if data.certificate is None else certificate_html(data.certificate),
         faces=_face_views(data, picture_size),
+        moves=moves_view(data.moves, data.stimulus_names),
+        has_credible=any(s.draws is not None for s in data.subjects),
+        has_baselines=any(s.baselines for s in data.subjects),
         face_metrics=_face_metric_names(data),
         metrics=METRICS,
         n_scores=sum(int(table["best_blind_score"].notna().sum()) for table in tables.values()),
@@ -75,7 +81,7 @@ def render_report(data: ReportData, picture_size: int = 384) -> str:
     )
 
 
-def _subject_view(subject: SubjectReport) -> dict[str, object]:
+def _subject_view(subject: SubjectReport, place: int) -> dict[str, object]:
     facts = {
         "Voxels": f"{subject.n_voxels:,}",
         "Training trials": f"{subject.n_training_trials:,}",
@@ -96,28 +102,34 @@ def _subject_view(subject: SubjectReport) -> dict[str, object]:
         "model": subject.model,
         "beside": beside_view(subject) if subject.beside else None,
         "attributes": attributes_html(subject.attribute_scores, subject.dimensions),
+        "scatter": scatter_panels(subject.attribute_points, subject.attribute_scores, subject.label, place),
         "coverage": coverage_words(subject.attributes) if subject.attributes is not None else "",
     }
 
 
 def _face_metric_names(data: ReportData) -> list[str]:
-    present = set.intersection(*(set(s.per_face.columns) for s in data.subjects))
+    """Metrics that faces can be sorted by, those below each face first."""
+    present = set.intersection(*(set(s.per_face.columns) for s in data.subjects)) - set(NO_SCORES)
     return [name for name in (*FACE_METRICS, *(m for m in METRICS if m not in FACE_METRICS)) if name in present]
 
 
 def _face_views(data: ReportData, size: int) -> list[dict[str, object]]:
     sort_by = _face_metric_names(data)
     shown = [name for name in sort_by if name in FACE_METRICS]
-    return [
-        {
-            "name": name,
-            "stimulus": jpeg_uri(data.stimuli[i], size),
-            "means": {m: _mean_or_none([float(s.per_face[m].iloc[i]) for s in data.subjects]) for m in sort_by},
-            "decoded": [view for subject in data.subjects for view in _decoded_views(subject, i, shown, size)],
-            "credible": [credible_view(subject, name, i) for subject in data.subjects if subject.draws is not None],
-        }
-        for i, name in enumerate(data.stimulus_names)
-    ]
+    views: list[dict[str, object]] = []
+    for i, name in enumerate(data.stimulus_names):
+        each = {m: [float(s.per_face[m].iloc[i]) for s in data.subjects] for m in sort_by}
+        views.append(
+            {
+                "name": name,
+                "stimulus": jpeg_uri(data.stimuli[i], size),
+                "means": {m: _known(float(np.mean(scores))) for m, scores in each.items()},
+                "each": {m: [_known(score) for score in scores] for m, scores in each.items()},
+                "decoded": [view for subject in data.subjects for view in _decoded_views(subject, i, shown, size)],
+                "more": [view for subject in data.subjects if (view := more_view(subject, i))],
+            }
+        )
+    return views
 
 
 def _decoded_views(subject: SubjectReport, i: int, shown: Sequence[str], size: int) -> list[dict[str, object]]:
@@ -134,7 +146,6 @@ def _decoded_views(subject: SubjectReport, i: int, shown: Sequence[str], size: i
     ]
 
 
-def _mean_or_none(scores: list[float]) -> float | None:
-    """Mean of the scores; None, which JSON has a word for, when one is NaN."""
-    mean = float(np.mean(scores))
-    return None if math.isnan(mean) else mean
+def _known(score: float) -> float | None:
+    """None, which JSON has a word for, where a score is NaN."""
+    return None if math.isnan(score) else score

@@ -1,4 +1,4 @@
-"""What the responses leave open: faces drawn from the posterior, intervals of attributes."""
+"""More of a face: baselines, faces drawn from the posterior, intervals of attributes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from hyperdecode.report.words import score_text
 if TYPE_CHECKING:
     from hyperdecode.report.build import SubjectReport
 
-__all__ = ["coverage_words", "credible_view"]
+__all__ = ["coverage_words", "more_view"]
 
 DRAW_SIZE = 112
 SPAN = 3.0
 """Standard deviations that the axis of an interval reaches to both sides."""
 
 
-def credible_view(subject: SubjectReport, name: str, face: int) -> dict[str, object]:
-    """Return what a report shows of one face: small pictures of draws, and an interval an attribute."""
-    assert subject.draws is not None
+def more_view(subject: SubjectReport, face: int) -> dict[str, object]:
+    """Return what a report tells more of one face: small pictures of baselines and draws, an interval an attribute.
+
+    Empty where a subject has none of them.
+    """
     rows: list[dict[str, object]] = []
     table = subject.attributes
-    if table is not None and len(table):
+    if subject.draws is not None and table is not None and len(table):
         names = list(dict.fromkeys(table["stim_file"]))
         mine = table[table["stim_file"] == names[face]]
         rows = [_interval(row) for _, row in mine.iterrows()]
-    return {
-        "label": subject.label,
-        "draws": [jpeg_uri(picture, DRAW_SIZE) for picture in subject.draws[face]],
-        "intervals": rows,
-    }
+    baselines = [(method, jpeg_uri(pictures[face], DRAW_SIZE)) for method, pictures in subject.baselines.items()]
+    draws = [] if subject.draws is None else [jpeg_uri(picture, DRAW_SIZE) for picture in subject.draws[face]]
+    if not baselines and not draws:
+        return {}
+    return {"label": subject.label, "baselines": baselines, "draws": draws, "intervals": rows}
 
 
 def coverage_words(table: pd.DataFrame) -> str:

@@ -10,9 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hyperdecode.errors import UserError
+from hyperdecode.report.attributeplot import AttributePoints
 from hyperdecode.report.certificate import Certificate
 from hyperdecode.report.figures import Figure
 from hyperdecode.report.mapsection import MapReport
+from hyperdecode.report.moves import FaceMoves
 
 __all__ = ["ModelReport", "Pictures", "ReportData", "SubjectReport"]
 
@@ -83,6 +85,10 @@ class SubjectReport:
         Correlation of decoded with true attribute scores, as
         `hyperdecode.evaluation.attribute_scores.attribute_table` makes it; with a column ``ceiling``, that too is
         shown.
+    baselines : mapping of str to uint8 array of shape (n_faces, height, width, 3)
+        Method to its pictures of the same responses.
+    attribute_points : AttributePoints, optional
+        The scores behind these correlations, face by face.
     dimensions : pandas.DataFrame, optional
         The same of each latent dimension: ``dimension``, ``r``, ``p_value``, ``q_value``; told in a sentence.
     """
@@ -105,7 +111,9 @@ class SubjectReport:
     draws: Pictures | None = None
     attributes: pd.DataFrame | None = None
     attribute_scores: pd.DataFrame | None = None
+    attribute_points: AttributePoints | None = None
     dimensions: pd.DataFrame | None = None
+    baselines: Mapping[str, Pictures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -141,6 +149,8 @@ class ReportData:
         Decoders, and methods, beside each other (the paper's Figures 5 and 7).
     strips : sequence of Figure
         Pages of faces from decoded to true with their attributes (the paper's Figure 6).
+    moves : sequence of FaceMoves
+        What the sliders show, one a subject.
     ceilings : sequence of Figure
         How far scores could rise: averaged repeats and noise ceilings.
     maps : sequence of MapReport
@@ -171,6 +181,7 @@ class ReportData:
     table1: str = ""
     comparisons: Sequence[Figure] = ()
     strips: Sequence[Figure] = ()
+    moves: Sequence[FaceMoves] = ()
     ceilings: Sequence[Figure] = ()
     maps: Sequence[MapReport] = ()
     certificate: Certificate | None = None
@@ -182,12 +193,17 @@ class ReportData:
             raise UserError("a report needs at least one subject, got none")
         n = len(self.stimulus_names)
         _check_pictures("stimuli", self.stimuli, n)
+        for moved in self.moves:
+            if len(moved.sheets) != n:
+                raise UserError(f"{moved.label}: moves of {len(moved.sheets)} faces came with {n} stimuli")
         for subject in self.subjects:
             _check_pictures(f"{subject.label}: reconstructions", subject.reconstructions, n)
             if len(subject.per_face) != n:
                 raise UserError(f"{subject.label}: scores of {len(subject.per_face)} faces came with {n} stimuli")
             for other in subject.beside:
                 _check_pictures(f"{subject.label}, {other.name}: reconstructions", other.reconstructions, n)
+            for method, pictures in subject.baselines.items():
+                _check_pictures(f"{subject.label}, {method}: pictures", pictures, n)
             if subject.draws is not None and len(subject.draws) != n:
                 raise UserError(f"{subject.label}: draws of {len(subject.draws)} faces came with {n} stimuli")
 

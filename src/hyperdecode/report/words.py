@@ -6,7 +6,7 @@ import math
 
 from hyperdecode.evaluation.summary import PRIMARY_METRIC
 
-__all__ = ["BLIND_WORDS", "FACE_METRICS", "METRICS", "metric_label", "score_text"]
+__all__ = ["BLIND_WORDS", "FACE_METRICS", "METRICS", "NO_SCORES", "metric_label", "score_text"]
 
 METRICS: dict[str, tuple[str, str]] = {
     "identification": ("2-way identification", "how often a decoded latent is closer to its own face than to another"),
@@ -36,6 +36,9 @@ METRICS: dict[str, tuple[str, str]] = {
 
 FACE_METRICS: dict[str, str] = {"identification": "2-way", "cosine": "Cosine", "ssim_hyper-paper": "SSIM"}
 """Metrics that stand below each face, with labels short enough for a phone."""
+
+NO_SCORES = ("norm_ratio",)
+"""Numbers of a face of which more is not better."""
 
 BLIND_WORDS: dict[str, str] = {
     "mean": "training mean",

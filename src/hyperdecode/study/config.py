@@ -60,12 +60,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "stimuli": {"n_train": 384, "n_test": 16, "test_repeats": 6, "render": 256},
             "schedule": {"n_runs": 6},
             "bold": {"n_voxels": 2048},
+            "report": {"moves": [2.0]},
             **COMPLETE,
         },
     ),
     "pggan": (
         "the paper with its own generator, once imported by `hyperdecode weights import`: latents z, 1024 px",
-        {"generator": "pggan-celebahq", "decoding": {"space": "z"}},
+        {"generator": "pggan-celebahq", "decoding": {"space": "z"}, "report": {"moves": []}},
     ),
     "whole-brain": (
         "simulated subjects as raw as a scanner's: 2 mm whole brain, heads of their own, motion",

@@ -284,6 +284,12 @@ def _ascending(layers: tuple[int, ...]) -> tuple[int, ...]:
     return layers
 
 
+def _rising(amounts: tuple[float, ...]) -> tuple[float, ...]:
+    if list(amounts) != sorted(set(amounts)):
+        raise ValueError("name each move once, the smallest first")
+    return amounts
+
+
 class MappingSettings(Settings):
     """Brain maps: which layer of the generator the voxels around each voxel tell most of (searchlight-occlusion)."""
 
@@ -325,6 +331,20 @@ class MappingSettings(Settings):
     """NIfTI of labels to take regions from, as seen from the study folder (empty: HCP-MMP1)."""
 
 
+class ReportSettings(Settings):
+    """The report's pictures."""
+
+    moves: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=5)], ...],
+        Field(strict=False, max_length=8),
+        AfterValidator(_rising),
+    ] = (1.0, 2.0, 3.0)
+    """How far the sliders move a decoded face along an attribute, to either side, in standard deviations over the
+    study's faces; each is a picture a face, subject and attribute (empty: only the way from decoded to true)."""
+    moves_px: Annotated[int, Field(ge=16, le=512)] = 256
+    """Side of these pictures in pixels; by an early exit of the generator where it has one that is not larger."""
+
+
 def _unique(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(labels)) < len(labels):
         raise ValueError("a subject is named twice: name each once")
@@ -354,6 +374,7 @@ class StudyConfig(Settings):
     decoding: DecodingSettings = DecodingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     mapping: MappingSettings = MappingSettings()
+    report: ReportSettings = ReportSettings()
 
     @model_validator(mode="after")
     def _fits_together(self) -> StudyConfig:
