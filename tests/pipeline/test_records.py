@@ -252,3 +252,14 @@ def test_what_a_killed_step_left_behind_goes_before_the_next_try(make, run, tmp_
     for path in left:
         os.utime(path, (0, 0))
     assert run(make()) and not any(path.exists() for path in left)
+
+
+def test_a_kill_while_a_record_is_begun_leaves_nothing(make, run, tmp_path):
+    left = tmp_path / "records" / ".copy.toml.abcd1234.toml"
+    left.parent.mkdir()
+    left.write_text("half")
+    other = left.with_name(".other.toml.abcd1234.toml")
+    other.write_text("half")
+    assert run(make()) and not left.exists() and other.exists()
+    left.write_text("half")
+    assert run(make(version=2)) and not left.exists(), "its last record is of a step that ended"

@@ -228,6 +228,7 @@ def _sweep(step: Step, record: Path) -> None:
     """Remove temporary files of a process that was killed at this step."""
     was = read_record(record.parent, step.name)
     if "key" in was or was.get("state") != "running":
+        remove_leftovers((record,))  # it may have been killed while it wrote that it begins
         return
     process = Process.of(was.get("process"))
     alive = None if process is None else is_alive(process)
