@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import hyperdecode
@@ -13,7 +13,7 @@ from hyperdecode.generators.base import Generator
 from hyperdecode.pipeline.figure_data import NUMBERS, Missing, StudyFigures
 from hyperdecode.pipeline.figure_files import FigureFiles, figure_key
 from hyperdecode.pipeline.lock import study_lock
-from hyperdecode.report.publication.style import FORMATS, Plate, written
+from hyperdecode.report.publication.style import FORMATS, written
 from hyperdecode.study.config import StudyConfig
 from hyperdecode.study.layout import Layout
 
@@ -140,10 +140,6 @@ class _Plan:
     def inputs(self) -> list[Path]:
         return self.data.inputs(self.number, self.subject)
 
-    @cached_property
-    def plate(self) -> Plate:
-        return self.data.plate(self.number, self.subject)
-
     def names(self, formats: Sequence[str]) -> list[str]:
         stem = f"figure-{self.number}_{NUMBERS[self.number]}{f'_sub-{self.subject}' if self.subject else ''}"
         return [f"{stem}.{ending}" for ending in (*formats, "txt")]
@@ -158,20 +154,16 @@ def _write(plan: _Plan, files: FigureFiles, formats: Sequence[str], dpi: int, fo
     *pictures, caption = plan.names(formats)
     keys = {name: f"{key} {dpi}" for name in pictures} | {caption: key}
     stale = [name for name in keys if force or not files.is_fresh(name, keys[name])]
-    makers: dict[str, Callable[[], bytes]] = {
-        name: partial(_file, plan, form, dpi) for name, form in zip(pictures, formats, strict=True)
-    }
-    makers[caption] = lambda: f"Figure {plan.number}. {plan.plate.caption}\n".encode()
-    try:
+    if stale:
+        try:
+            plate = plan.data.plate(plan.number, plan.subject)
+        except Missing as lack:
+            return FigureOutcome(plan.number, label, missing=str(lack))
+        forms = dict(zip(pictures, formats, strict=True))
         for name in stale:
-            files.write(name, makers[name](), keys[name])
-    except Missing as lack:
-        return FigureOutcome(plan.number, label, missing=str(lack))
+            text = f"Figure {plan.number}. {plate.caption}\n".encode()
+            files.write(name, written(plate.canvas, forms[name], dpi) if name in forms else text, keys[name])
     return FigureOutcome(plan.number, label, tuple(files.folder / name for name in keys), bool(stale))
-
-
-def _file(plan: _Plan, form: str, dpi: int) -> bytes:
-    return written(plan.plate.canvas, form, dpi)
 
 
 def _check(

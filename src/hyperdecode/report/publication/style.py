@@ -42,7 +42,11 @@ SMALLEST, LARGEST = 6.0, 8.0
 """Points of type; journals ask for 5 to 8 in print."""
 FACE_DPI = 400
 """Pixels an inch of faces: what print shows of them."""
-FORMATS = ("pdf", "png")
+METADATA: dict[str, dict[str, str | None]] = {
+    "pdf": {"CreationDate": None, "Creator": "hyperdecode"},
+    "png": {"Software": "hyperdecode"},
+}
+FORMATS = tuple(METADATA)
 STYLE: dict[str, Any] = {
     # It comes with matplotlib: figures are the same bytes wherever they are made.
     "font.family": "DejaVu Sans",
@@ -134,16 +138,7 @@ def written(canvas: Canvas, form: str, dpi: int) -> bytes:
     if form not in FORMATS:
         raise UserError(f"figures are written as {' or '.join(FORMATS)}, not {form!r}")
     stream = io.BytesIO()
+    FigureCanvasAgg(canvas)
     with styled():
-        if form == "pdf":
-            FigureCanvasAgg(canvas)
-            canvas.savefig(stream, format="pdf", dpi=dpi, metadata={"CreationDate": None, "Creator": "hyperdecode"})
-            return stream.getvalue()
-        # Drawn at twice the size and averaged: triangles of a surface show no seams.
-        drawn = FigureCanvasAgg(canvas)
-        canvas.set_dpi(2 * dpi)
-        drawn.draw()
-        large = Image.fromarray(np.asarray(drawn.buffer_rgba())[..., :3])
-    small = large.resize((round(large.width / 2), round(large.height / 2)), Image.Resampling.LANCZOS)
-    small.save(stream, "PNG", dpi=(dpi, dpi), optimize=True)
+        canvas.savefig(stream, format=form, dpi=dpi, metadata=METADATA[form])
     return stream.getvalue()
