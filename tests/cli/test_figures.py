@@ -150,6 +150,14 @@ def test_the_generator_is_asked_only_for_faces_between(called, study, monkeypatc
     assert called("figures", study, *numbers, "--format", "png", "--dpi", 300)[0] == 0
 
 
+def test_the_answer_in_json(called, study):
+    code, out, _ = called("figures", study, "-s", "sub-01", "--only", 3, "--only", 8, "--format", "png", "--json")
+    mask, layers = json.loads(out)["figures"]
+    assert code == 0 and (mask["number"], mask["subject"], mask["drawn"], mask["missing"]) == (3, "sub-01", True, "")
+    assert [Path(file).name for file in mask["files"]] == [f"{DRAWN[3]}.png", f"{DRAWN[3]}.txt"]
+    assert layers["files"] == [] and "hyperdecode map" in layers["missing"]
+
+
 def test_what_a_study_lacks_is_said(called, study):
     shutil.rmtree(study / "derivatives" / "hyperdecode" / "sub-01")
     code, out, err = called("figures", study, "--only", 3, "--only", 4, "--only", 5)

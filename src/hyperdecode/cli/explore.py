@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import say
 
 if TYPE_CHECKING:
     from hyperdecode.explorer.scene import Scene
@@ -26,7 +27,10 @@ def explore(
         str | None, typer.Option(help="Or: a generator by name, without a study.", show_default=False)
     ] = None,
     subject: Annotated[
-        list[str] | None, typer.Option(help="Whose test faces; repeat for more. Default: all that were decoded.")
+        list[str] | None,
+        typer.Option(
+            "--subject", "-s", help="Whose test faces, with or without sub-; repeat for more. Default: all decoded."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Print the address and open nothing.")] = False,
@@ -42,16 +46,16 @@ def explore(
     except ImportError as error:
         raise UserError("the explorer needs starlette and uvicorn: pip install 'hyperdecode[explore]'") from error
     console = Console()
-    scene = _scene(study, generator, subject or [], console)
+    scene = _scene(study, generator, [label.removeprefix("sub-") for label in subject or ()], console)
 
     def announce(address: str) -> None:
-        console.print(f"{scene.title}: {address}\nCtrl-C ends it.", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"{scene.title}: {address}", "Ctrl-C ends it.")
         if not no_browser:
             # Some browsers keep the caller waiting.
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     serve(scene, port, announce)
-    console.print("The explorer has ended.")
+    say(console, "The explorer has ended.")
 
 
 def _scene(study: Path | None, generator: str | None, subjects: list[str], console: Console) -> Scene:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from hyperdecode.cli import shared
+from hyperdecode.cli.answer import AsJson, answer, say, words
 from hyperdecode.cli.progress import progress_bar
 from hyperdecode.cli.shared import StudyFolder
 
@@ -24,13 +25,17 @@ def figures(
     only: Annotated[
         list[int] | None, typer.Option(help="Number of a figure, 2 to 8; repeat for more. Default: all.")
     ] = None,
-    subject: Annotated[list[str] | None, typer.Option(help="Whose; repeat for more. Default: all subjects.")] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option("--subject", "-s", help="Whose, with or without sub-; repeat for more. Default: all subjects."),
+    ] = None,
     format: Annotated[list[str] | None, typer.Option(help="pdf or png; repeat for both. Default: both.")] = None,
     dpi: Annotated[int, typer.Option(help="Of PNGs, and of what a PDF holds as pixels, 300 to 1200.")] = 600,
     faces: Annotated[int, typer.Option(help="Test faces of a figure that shows faces, 2 to 16.")] = 10,
     force: Annotated[
         bool, typer.Option("--force", help="Draw all again, also over files that were changed by hand.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write figures for a journal from an analysed study: the analogues of the paper's Figures 2 to 8.
 
@@ -42,7 +47,7 @@ def figures(
     from hyperdecode.report.publication.style import FORMATS
     from hyperdecode.study.config import read_config
 
-    console, config = Console(), read_config(study)
+    console, config = words(as_json), read_config(study)
 
     def load() -> Generator:
         return shared.study_generator(config, console)
@@ -53,15 +58,16 @@ def figures(
             config,
             load,
             only=only or (),
-            subjects=subject or (),
+            subjects=[label.removeprefix("sub-") for label in subject or ()],
             formats=format or FORMATS,
             dpi=dpi,
             faces=faces,
             force=force,
             announce=lambda what, done, total: update(done, total, what),
         )
-    for one in found:
-        console.print(_line(one), soft_wrap=True, highlight=False, markup=False)
+    say(console, *(_line(one) for one in found))
+    if as_json:
+        answer({"figures": [asdict(one) for one in found]})
 
 
 def _line(one: FigureOutcome) -> str:
