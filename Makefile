@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo docs determinism test test-slow test-gpu wheel fuzz audit lint bench clean
+.PHONY: demo docs determinism test test-slow test-gpu wheel examples fuzz audit lint bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,9 @@ test-gpu: $(VENV)/.installed  ## tests that need a CUDA device
 
 wheel: $(VENV)/.installed  ## the built wheel in an empty environment of each Python from 3.11 to 3.13 that is here
 	$(BIN)/python -m pytest -m "slow or not slow" -s tests/test_packaging.py
+
+examples: $(VENV)/.installed  ## the examples of the docs run again, their pages written; those without their data are left
+	$(BIN)/python docs/examples/make.py
 
 fuzz: $(VENV)/.installed  ## 20,000 harmed files through every reader, in processes of limited memory and time
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz
