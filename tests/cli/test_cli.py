@@ -164,6 +164,7 @@ def test_everything_is_up_to_date_the_second_time(done, program):
     code, out, err = program("run", done)
     assert code == 0 and err == "" and "Everything was up to date; nothing was done again." in out
     assert f"Report: {done / 'report.html'}" in out and "python -m webbrowser file://" in out
+    assert f"Next: hyperdecode figures {done} for a journal" in out
     code, out, _ = program("simulate", done)
     assert code == 0 and "simulated subjects are up to date" in out
     code, out, _ = program("stimuli", done, "--recheck", "20")

@@ -224,6 +224,7 @@ def _run(
         say(console, *(f"  {line}" for line in found.details))
         say(console, f"\nScores: {result.table}", f"Report: {result.report}")
         say(console, f"Open it with: python -m webbrowser {result.report.resolve().as_uri()}")
+        say(console, f"Next: hyperdecode figures {study} for a journal, hyperdecode explore {study} to move faces live")
         answered |= {"verdict": found, "report": result.report, "table": result.table, "scores": rows(table)}
     elif step is not None:
         say(console, f"Next: hyperdecode status {study}, or hyperdecode run {study} for what hangs on it")
