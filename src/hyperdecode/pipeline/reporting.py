@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,20 @@ from hyperdecode.generators.attribute_store import attribute_spaces
 from hyperdecode.pipeline.analyse import Analysis
 from hyperdecode.pipeline.certificate import study_certificate, training_hashes
 from hyperdecode.pipeline.map_report import map_report
+from hyperdecode.pipeline.methods import methods_facts, model_sidecars, package_versions, simulated
 from hyperdecode.pipeline.moves import Moves
 from hyperdecode.pipeline.near_duplicates import check_stimuli_apart
 from hyperdecode.pipeline.quality import quality_figures, quality_inputs
 from hyperdecode.pipeline.records import Step, read_facts
 from hyperdecode.pipeline.report_parts import Parts
 from hyperdecode.pipeline.schedule import efficiency_of
-from hyperdecode.pipeline.simulate import MANUFACTURER
 from hyperdecode.pipeline.strips import Strips, attribute_axes
 from hyperdecode.pipeline.subjects import SubjectChain
 from hyperdecode.report.attributeplot import AttributePoints
 from hyperdecode.report.build import ModelReport, ReportData, SubjectReport, write_report
 from hyperdecode.report.duplicatesfigure import duplicates_caption, duplicates_figure
 from hyperdecode.report.figures import Figure
+from hyperdecode.report.methods import methods_text
 from hyperdecode.report.schedulefigure import schedule_caption, schedule_figure
 from hyperdecode.report.strips import reconstruction_strip
 from hyperdecode.stimuli.duplicates import NeighbourCheck
@@ -53,7 +53,6 @@ TIMES = ("fit_seconds",)
 """Facts that no two runs agree on; the report quotes none of them and does not hang on them."""
 AGAIN = "hyperdecode run STUDY  # the folder that this report lies in"
 """Whatever the folder is called: the same study gives the same report anywhere."""
-PACKAGES = ("numpy", "scipy", "torch", "scikit-learn", "nilearn", "nibabel", "scikit-image")
 
 
 def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[str, str]) -> Step:
@@ -65,7 +64,7 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
     inputs = [layout.full_stimulus(name) for name in names]
     inputs += [analysis.stimuli.folder / "manifest.tsv", *(run.events for chain in chains for run in chain.runs)]
     for chain in chains:
-        inputs += quality_inputs(chain)
+        inputs += [*quality_inputs(chain), *model_sidecars(chain)]
         for model in analysis.models:
             inputs += [layout.decoded(chain.label, model, name) for name in ("scores.tsv", "faces.tsv")]
             inputs += [layout.reconstruction(chain.label, model, name) for name in names]
@@ -86,7 +85,7 @@ def report_step(analysis: Analysis, chains: list[SubjectChain], skipped: dict[st
         "skipped": skipped,
     }
     outputs = (layout.report, layout.table, layout.strip)
-    return Step("report", 7, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
+    return Step("report", 8, settings, tuple(inputs), outputs, lambda: _write_report(analysis, chains, skipped))
 
 
 def _noting_steps(analysis: Analysis, chain: SubjectChain) -> list[str]:
@@ -123,8 +122,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         stimulus_names=[Path(name).stem for name in names],
         subjects=subjects,
         notes=_study_notes(config, chains),
-        versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()}
-        | {name: version(name) for name in PACKAGES},
+        versions={"hyperdecode": hyperdecode.__version__, "python": platform.python_version()} | package_versions(),
         commands=[AGAIN],
         seed=config.seed,
         figures=[*_schedule(analysis, chains), _duplicates(analysis, checks)],
@@ -135,6 +133,7 @@ def _write_report(analysis: Analysis, chains: list[SubjectChain], skipped: dict[
         ceilings=parts.ceilings(),
         maps=[found for chain in chains if (found := map_report(layout, config, chain.label)) is not None],
         preset=preset_words(config.evaluation.preset),
+        methods=methods_text(config, methods_facts(analysis, chains)),
         certificate=study_certificate(
             layout, config, analysis.stimuli, analysis.models, axes=_axes(analysis), checks=checks, skipped=skipped
         ),
@@ -332,14 +331,12 @@ def _mask_words(bold: BoldSettings) -> str:
 
 def _simulated(chains: list[SubjectChain]) -> str:
     """Say so where the BOLD came from no scanner."""
-    made = [c.label for c in chains if any(run.sidecar.get("Manufacturer") == MANUFACTURER for run in c.runs)]
+    made = simulated(chains)
     if not made:
         return ""
-    return (
-        " The subjects are simulated: no brain was measured."
-        if len(made) == len(chains)
-        else (f" Simulated, not measured: {', '.join(f'sub-{label}' for label in made)}.")
-    )
+    if len(made) == len(chains):
+        return " The subjects are simulated: no brain was measured."
+    return f" Simulated, not measured: {', '.join(made)}."
 
 
 def _study_notes(config: StudyConfig, chains: list[SubjectChain]) -> list[str]:

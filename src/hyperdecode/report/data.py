@@ -161,6 +161,8 @@ class ReportData:
         The sentence that says what was fitted; the usual one where it is empty.
     preset : str
         Which preset of metrics the evaluation followed, in a sentence that ends the verdict.
+    methods : str
+        Methods to paste into a paper (`hyperdecode.report.methods.methods_text`).
 
     Raises
     ------
@@ -187,6 +189,7 @@ class ReportData:
     certificate: Certificate | None = None
     fitted_words: str = ""
     preset: str = ""
+    methods: str = ""
 
     def __post_init__(self) -> None:
         if not self.subjects:

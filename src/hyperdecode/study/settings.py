@@ -338,7 +338,7 @@ class ReportSettings(Settings):
         tuple[Annotated[float, Field(gt=0, le=5)], ...],
         Field(strict=False, max_length=8),
         AfterValidator(_rising),
-    ] = (1.0, 2.0, 3.0)
+    ] = (1.5, 3.0)
     """How far the sliders move a decoded face along an attribute, to either side, in standard deviations over the
     study's faces; each is a picture a face, subject and attribute (empty: only the way from decoded to true)."""
     moves_px: Annotated[int, Field(ge=16, le=512)] = 256
