@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hyperdecode.errors import UserError
+from hyperdecode.pipeline.peak_memory import CLEAR
 from tests.fuzz.mutators import HOSTILE_WORDS, harm, pick
 from tests.fuzz.targets import CANARY, TARGETS, Target
 
@@ -105,6 +106,8 @@ def _hook(event: str, args: tuple[object, ...]) -> None:
     elif event == "open":
         path, mode, flags = (*args, None, None, None)[:3]
         writing = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if path in (CLEAR, str(CLEAR)):
+            return  # the kernel's account of this process's memory
         if writing and not (watch.writes and watch.inside(path)):
             watch.seen.append(f"opened {path!r:.200} to write ({mode})")
         elif isinstance(path, str) and path.endswith(SECRET) and not watch.inside(path):

@@ -263,3 +263,14 @@ def test_a_kill_while_a_record_is_begun_leaves_nothing(make, run, tmp_path):
     assert run(make()) and not left.exists() and other.exists()
     left.write_text("half")
     assert run(make(version=2)) and not left.exists(), "its last record is of a step that ended"
+
+
+def test_a_setting_of_a_harmed_record_is_told_in_a_short_line(make, run, tmp_path):
+    run(make())
+    record = tmp_path / "records" / "copy.toml"
+    content = tomllib.loads(record.read_text())
+    record.write_text(tomli_w.dumps(content | {"key": "other", "settings": {"c\x1b[2J" * 9000: 1}}))
+    with pytest.raises(UserError) as refused:
+        refuse_other_settings(make(), tmp_path / "records")
+    for words in (str(refused.value), *why_stale(make(), tmp_path, tmp_path / "records")):
+        assert len(words) < 400 and words.isprintable()

@@ -24,7 +24,7 @@ from hyperdecode.errors import UserError
 from hyperdecode.files import remove_leftovers, sha256_file, write_text
 from hyperdecode.pipeline.peak_memory import measured
 from hyperdecode.pipeline.processes import Process, is_alive, this_process
-from hyperdecode.study.reading import read_regular
+from hyperdecode.study.reading import printable, read_regular
 from hyperdecode.threads import default_threads
 
 __all__ = [
@@ -194,7 +194,8 @@ def refuse_other_settings(step: Step, records: Path) -> None:
     now = _plain(step.settings)
     changed = sorted(key for key in {*was, *now} if was.get(key) != now.get(key))
     if changed:
-        raise UserError(f"{there[0]} was made with other {', '.join(changed)}: use --force or give another OUT")
+        named = printable(", ".join(changed), 200)
+        raise UserError(f"{there[0]} was made with other {named}: use --force or give another OUT")
 
 
 def read_facts(records: Path, name: str) -> dict[str, Any]:
@@ -265,7 +266,9 @@ def _told(what: str, how: str, names: Sequence[str]) -> list[str]:
 
 def _changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Tell settings that are not what they were: ``setting a.b: old -> new``."""
-    found = [f"setting {name}: {_short(old)} -> {_short(new)}" for name, old, new in _differences(was, now)]
+    found = [
+        f"setting {printable(name, 80)}: {_short(old)} -> {_short(new)}" for name, old, new in _differences(was, now)
+    ]
     more = len(found) - NAMED
     return found if more <= 0 else [*found[:NAMED], f"{more} more settings"]
 
