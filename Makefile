@@ -19,11 +19,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## the whole chain on two simulated subjects, into demo/ (QUICK=1: a third of the trials)
 	$(BIN)/hyperdecode demo demo $(if $(QUICK),--quick)
 
-determinism: $(VENV)/.installed  ## the quick demo twice, every file compared (STUDY=small: all its steps on fewer faces)
+determinism: $(VENV)/.installed  ## the quick demo twice, every file compared (STUDY=small WORKERS="1 2": as CI does)
 	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
 	$(BIN)/hyperdecode weights fetch face-models
 	$(BIN)/hyperdecode weights fetch atlas
-	$(BIN)/python benchmarks/determinism.py --study $(or $(STUDY),quick) --limit $(or $(LIMIT),3600)
+	$(BIN)/python benchmarks/determinism.py --study $(or $(STUDY),quick) --workers $(or $(WORKERS),1) --limit $(or $(LIMIT),3600)
 
 test: $(VENV)/.installed  ## all tests but the slow ones
 	$(BIN)/hyperdecode weights fetch mobilestylegan-ffhq
