@@ -1,14 +1,17 @@
 # %% [markdown]
 # # Real fMRI
 #
-# Simulated subjects prove that a program finds what was put in. This example has a real one: a run of the
-# studyforrest visual localizer (Sengupta et al. 2016, *Scientific Data* 3:160093; licence PDDL), one participant who
-# looked at faces, bodies, houses, scenes, objects and scrambled pictures. From raw BIDS to single-trial maps in MNI
-# space, and two questions with known answers: do faces light up face-selective cortex, and do single trials tell the
-# category? The pictures had no latents, so no face can be drawn.
+# Simulated subjects prove that a program finds what was put in. This example has a
+# real one: a run of the studyforrest visual localizer (Sengupta et al. 2016,
+# *Scientific Data* 3:160093; licence PDDL), one participant who looked at faces,
+# bodies, houses, scenes, objects and scrambled pictures. From raw BIDS to
+# single-trial maps in MNI space, and two questions with known answers: do faces light
+# up face-selective cortex, and do single trials tell the category? The pictures had
+# no latents, so no face can be drawn.
 #
-# The data are one raw BIDS folder with a T1w and a BOLD run. Say where they lie in `STUDYFORREST_LOCALIZER`; what
-# comes out goes to `LOCALIZER_OUT`, else to a folder that is removed.
+# The data are one raw BIDS folder with a T1w and a BOLD run. Say where they lie in
+# `STUDYFORREST_LOCALIZER`; what comes out goes to `LOCALIZER_OUT`, else to a folder
+# that is removed.
 
 # %%
 import os
@@ -24,18 +27,20 @@ from hyperdecode.evaluation.classification import classify_blocks, find_blocks
 from hyperdecode.pipeline.preprocess import preprocess
 from hyperdecode.study.settings import BoldSettings
 
-data = Path(os.environ.get("STUDYFORREST_LOCALIZER", "../shared/data/studyforrest-localizer"))
+usual = "../shared/data/studyforrest-localizer"
+data = Path(os.environ.get("STUDYFORREST_LOCALIZER", usual))
 if not data.is_dir():
-    raise SystemExit(f"no data at {data}: set STUDYFORREST_LOCALIZER to the folder of the data set")
+    raise SystemExit(f"no data at {data}: set STUDYFORREST_LOCALIZER to their folder")
 scratch = tempfile.TemporaryDirectory()
 out = Path(os.environ.get("LOCALIZER_OUT", scratch.name))
 
 # %% [markdown]
 # ## From raw BOLD to maps
 #
-# The same as `hyperdecode preprocess DATA OUT --contrast "face > other" --voxel-size 3`: realigned, registered to the
-# T1w and to MNI in one interpolation, a contrast on smoothed BOLD, and one z-map a trial on BOLD as it is. A second
-# call does nothing again.
+# The same as `hyperdecode preprocess DATA OUT --contrast "face > other" --voxel-size
+# 3`: realigned, registered to the T1w and to MNI in one interpolation, a contrast on
+# smoothed BOLD, and one z-map a trial on BOLD as it is. A second call does nothing
+# again.
 
 # %%
 (run,) = preprocess(data, out, contrast="face > other", bold=BoldSettings(voxel_size=3))
@@ -45,8 +50,9 @@ for note in run.notes:
 # %% [markdown]
 # ## Where are faces?
 #
-# The face patches of ventral cortex lie on both sides in lateral occipital and fusiform cortex, about 40 mm from the
-# midline. The strongest peaks of faces against everything else, in MNI coordinates:
+# The face patches of ventral cortex lie on both sides in lateral occipital and
+# fusiform cortex, about 40 mm from the midline. The strongest peaks of faces against
+# everything else, in MNI coordinates:
 
 # %%
 print(run.peaks.head(6).round(1).to_string(index=False))
@@ -59,22 +65,26 @@ plt.axis("off")
 # %% [markdown]
 # ## What a single trial says
 #
-# The z-maps of the 192 trials at the strongest face peak. Each dot is a trial. The peak was found on these very
-# trials, so that faces come first is no test; how far single trials scatter is what there is to see.
+# The z-maps of the 192 trials at the strongest face peak. Each dot is a trial. The
+# peak was found on these very trials, so that faces come first is no test; how far
+# single trials scatter is what there is to see.
 
 # %%
 trials = pd.read_csv(run.files["trials"], sep="\t")
 image = nib.load(run.files["single_trial"])
 maps = np.asarray(image.dataobj, dtype=np.float32)
 peak = run.peaks.iloc[0]
-i, j, k = np.round(np.linalg.solve(image.affine, [peak["x"], peak["y"], peak["z"], 1])[:3]).astype(int)
-at_peak = maps[i, j, k]
-kinds = trials.assign(z=at_peak).groupby("trial_type")["z"].mean().sort_values(ascending=False)
+voxel = np.linalg.solve(image.affine, [peak["x"], peak["y"], peak["z"], 1])[:3]
+at_peak = maps[tuple(np.round(voxel).astype(int))]
+kinds = trials.assign(z=at_peak).groupby("trial_type")["z"].mean()
+kinds = kinds.sort_values(ascending=False)
 print(kinds.round(2).to_string())
-figure, axis = plt.subplots(figsize=(6, 2.8), num="z of single trials at the face peak, and their means")
+caption = "z of single trials at the face peak, and their means"
+figure, axis = plt.subplots(figsize=(6, 2.8), num=caption)
 for place, kind in enumerate(kinds.index):
     values = at_peak[trials["trial_type"] == kind]
-    axis.plot(place + np.linspace(-0.25, 0.25, len(values)), values, ".", color="0.6", markersize=4)
+    spread = place + np.linspace(-0.25, 0.25, len(values))
+    axis.plot(spread, values, ".", color="0.6", markersize=4)
     axis.plot([place - 0.3, place + 0.3], [values.mean()] * 2, color="#b2182b")
 axis.set_xticks(range(len(kinds)), list(kinds.index))
 axis.set_ylabel("z")
@@ -82,20 +92,24 @@ axis.set_ylabel("z")
 # %% [markdown]
 # ## Can the category be told?
 #
-# Trials of one category come in two blocks. Leave one block of each out, train a linear support vector machine on the
-# other, and swap. Neighbouring trials share drift, so blocks, never single trials, are left out, and the test renames
-# whole blocks.
+# Trials of one category come in two blocks. Leave one block of each out, train a
+# linear support vector machine on the other, and swap. Neighbouring trials share
+# drift, so blocks, never single trials, are left out, and the test renames whole
+# blocks.
 
 # %%
 usable = np.isfinite(maps).all(axis=3) & (maps != 0).any(axis=3)
 kinds_of = list(trials["trial_type"])
-found = classify_blocks(maps[usable].T, kinds_of, find_blocks(kinds_of, trials["onset"]))
+blocks = find_blocks(kinds_of, trials["onset"])
+found = classify_blocks(maps[usable].T, kinds_of, blocks)
 print(f"{len(trials)} trials, six categories, chance {found.chance:.3f}")
 print(f"accuracy {found.accuracy:.3f}, p {found.p_value:.4f}")
-print(pd.DataFrame(found.confusion, index=found.categories, columns=found.categories).to_string())
+names = found.categories
+print(pd.DataFrame(found.confusion, index=names, columns=names).to_string())
 
 # %% [markdown]
-# Rows are what was shown, columns what was said: above chance, best for houses and scenes; faces are often taken for
-# objects and bodies. And it is one run of one person: category and block are confounded with time, and with two
-# blocks a category the accuracy moves by several per cent with the size of the grid and the number of voxels
-# ([validation](../validation.md) shows all of them).
+# Rows are what was shown, columns what was said: above chance, best for houses and
+# scenes; faces are often taken for objects and bodies. And it is one run of one
+# person: category and block are confounded with time, and with two blocks a category
+# the accuracy moves by several per cent with the size of the grid and the number of
+# voxels ([validation](../validation.md) shows all of them).

@@ -2,9 +2,10 @@
 
     python docs/examples/make.py [NAME ...]
 
-An example is a script in cells (`# %%` code, `# %% [markdown]` text): an editor that knows notebooks opens it as one.
-Its page has the text, the code, what the code printed, and the figures that it left open; the page's first line has the
-script's hash, by which a test sees that the page is not older than the script.
+An example is a script in cells (`# %%` code, `# %% [markdown]` text): an editor that
+knows notebooks opens it as one. Its page has the text, the code, what the code printed,
+and the figures that it left open; the page's first line has the script's hash, by which
+a test sees that the page is not older than the script.
 """
 
 from __future__ import annotations
@@ -53,8 +54,13 @@ def page(name: str, images: Path) -> str:
     """
     from matplotlib import pyplot
 
-    script, names = (HERE / f"{name}.py").read_text(encoding="utf-8"), {"__name__": "__main__"}
-    parts = [f"<!-- `make examples` wrote this page: {name}.py {fingerprint(script)} -->"]
+    script, names = (
+        (HERE / f"{name}.py").read_text(encoding="utf-8"),
+        {"__name__": "__main__"},
+    )
+    parts = [
+        f"<!-- `make examples` wrote this page: {name}.py {fingerprint(script)} -->"
+    ]
     pyplot.close("all")
     shown = 0
     for is_text, body in cells(script):
@@ -67,9 +73,13 @@ def page(name: str, images: Path) -> str:
             parts.append(f"```text\n{said}\n```")
         for number in pyplot.get_fignums():
             shown += 1
-            parts.append(_kept(pyplot.figure(number), images / f"{name}-{shown}.jpg", name))
+            parts.append(
+                _kept(pyplot.figure(number), images / f"{name}-{shown}.jpg", name)
+            )
         pyplot.close("all")
-    parts.append(f"*The code of this page: [{name}.py]({name}.py); `make examples` runs it.*")
+    parts.append(
+        f"*The code of this page: [{name}.py]({name}.py); `make examples` runs it.*"
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,11 +90,19 @@ def _run(code: str, names: dict[str, Any]) -> str:
             exec(compile(code, "cell", "exec"), names)
     except SystemExit as leaving:
         raise AbsentError(str(leaving)) from None
-    return "\n".join(line.rstrip() for line in printed.getvalue().strip("\n").splitlines())
+    return "\n".join(
+        line.rstrip() for line in printed.getvalue().strip("\n").splitlines()
+    )
 
 
 def _kept(figure: Any, path: Path, name: str) -> str:
-    figure.savefig(path, dpi=DPI, bbox_inches="tight", facecolor="white", pil_kwargs={"quality": QUALITY})
+    figure.savefig(
+        path,
+        dpi=DPI,
+        bbox_inches="tight",
+        facecolor="white",
+        pil_kwargs={"quality": QUALITY},
+    )
     caption = figure.get_label() or name
     return f"![{caption}](images/{path.name})\n\n*{caption}*"
 
