@@ -145,6 +145,13 @@ def test_requests_of_a_wrong_size_are_refused(port):
     assert ask(port, "POST", f"/{TOKEN}/picture", parts)[0].status == 411, "one in chunks says no length"
 
 
+def test_a_body_in_chunks_beside_a_length_is_refused(port):
+    head = f"POST /{TOKEN}/picture HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 12\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        raw.sendall(head.encode() + b'Transfer-Encoding: chunked\r\n\r\nc\r\n{"side": 64}\r\n0\r\n\r\n')
+        assert b" 4" in raw.recv(4096).splitlines()[0], "its end is not where the length says"
+
+
 def test_requests_that_ask_for_what_there_is_not_get_one_line(port):
     for fields in ({"side": 64, "share": 2}, {"side": 63}, {"side": 64, "subject": "sub-09"}, {"side": 64, "more": 1}):
         answer, content = picture(port, fields)

@@ -57,10 +57,6 @@ class NewestWins(Generic[Job, Result]):
         finally:
             self._busy = self._answer(True)
 
-    def close(self) -> None:
-        """Let no more work begin."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
     def _answer(self, go: bool) -> bool:
         """Tell the one who waits to go on, or that it is dropped; return whether somebody was told."""
         turn, self._waiting = self._waiting, None
