@@ -61,6 +61,7 @@ docs: $(VENV)/.installed  ## the docs site, strictly, into site/
 
 bench: $(VENV)/.installed  ## every benchmark, one JSON line a claim
 	$(BIN)/python benchmarks/generators.py --json
+	$(BIN)/python benchmarks/explore.py --json
 	$(BIN)/python benchmarks/glm.py --json
 	$(BIN)/python benchmarks/normalise.py --json
 	$(BIN)/python benchmarks/realign.py --json
