@@ -37,10 +37,14 @@ out = Path(os.environ.get("LOCALIZER_OUT", scratch.name))
 # %% [markdown]
 # ## From raw BOLD to maps
 #
-# The same as `hyperdecode preprocess DATA OUT --contrast "face > other" --voxel-size
-# 3`: realigned, registered to the T1w and to MNI in one interpolation, a contrast on
+# Realigned, registered to the T1w and to MNI in one interpolation; a contrast on
 # smoothed BOLD, and one z-map a trial on BOLD as it is. A second call does nothing
-# again.
+# again. On the
+# command line it is
+#
+# ```bash
+# hyperdecode preprocess DATA OUT --contrast "face > other" --voxel-size 3
+# ```
 
 # %%
 (run,) = preprocess(data, out, contrast="face > other", bold=BoldSettings(voxel_size=3))

@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +77,15 @@ def test_flags_of_preprocess_are_the_keys_of_a_study():
     own = {"--contrast", "--smoothing", "--skip-failed", "--workers", "--scheduler", "--slurm", "--json", "--force"}
     keys = {f"--{name.replace('_', '-')}" for name in BoldSettings.model_fields}
     assert set(dict(verbs())["preprocess"]) - own <= keys
+
+
+@pytest.mark.parametrize(("typed", "offered"), [(["pre"], "preprocess"), (["run", "study", "--skip"], "--skip-failed")])
+def test_the_shell_completes_commands_and_flags(typed, offered):
+    asked = {"COMP_WORDS": " ".join(["hyperdecode", *typed]), "COMP_CWORD": str(len(typed))}
+    command = [Path(sys.executable).with_name("hyperdecode")]
+    environment = os.environ | asked | {"_HYPERDECODE_COMPLETE": "complete_bash"}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert offered in said.stdout.split()
 
 
 def test_what_is_no_number_is_null(capsys):

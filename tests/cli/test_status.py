@@ -41,11 +41,11 @@ def contents(study):
 def test_a_table_and_json(program, study):
     before = contents(study)
     code, out, err = program("status", study)
-    assert code == 0 and err == "" and "9 steps: 9 fresh." in out and "Next:" not in out
+    assert code == 0 and err == "" and "10 steps: 10 fresh." in out and "Next:" not in out
     write_config(study, settings(evaluation={"n_permutations": 120}))
     before = contents(study)
     code, out, _ = program("status", study)
-    assert code == 0 and "9 steps: 7 fresh, 2 stale." in out and f"Next: hyperdecode run {study}" in out
+    assert code == 0 and "10 steps: 8 fresh, 2 stale." in out and f"Next: hyperdecode run {study}" in out
     assert "n_permutations: 100 -> 120" in " ".join(out.split())
     code, out, err = program("status", study, "--json")
     found = json.loads(out)
@@ -65,7 +65,7 @@ def test_a_dry_run_lists_and_does_nothing(program, study):
     lines = out.splitlines()
     assert lines[0] == "1. evaluate_sub-01_weighted-ridge: setting n_permutations: 100 -> 120"
     assert lines[1].startswith("2. report: ") and "evaluate_sub-01_weighted-ridge will run" in lines[1]
-    assert lines[2] == "2 of 9 steps would run. Nothing was done."
+    assert lines[2] == "2 of 10 steps would run. Nothing was done."
     assert program("run", study, "--dry-run", "--step", "mask")[1] == "0 of 1 steps would run. Nothing was done.\n"
     code, _, err = program("run", study, "--dry-run", "--step", "maps")
     assert code == 2 and "no step 'maps'" in err and err.count("\n") == 1
@@ -84,7 +84,7 @@ def test_a_study_in_use_is_told_and_refused(program, study):
             assert code == 2 and err.count("\n") == 1, (words, err)
             assert f"{study} is in use by `" in err and "(pid " in err and "wait until it has ended" in err
         assert contents(study) == before
-    assert program("run", study)[0] == 0 and "9 fresh" in program("status", study)[1]
+    assert program("run", study)[0] == 0 and "10 fresh" in program("status", study)[1]
 
 
 def test_no_study(program, tmp_path):
@@ -108,4 +108,4 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(program, study, monke
     found = json.loads(program("status", study, "--json")[1])["steps"]
     one = next(step for step in found if step["step"] == "evaluate_sub-01_weighted-ridge")
     assert one["state"] == "failed" and "No space left" in one["why"][0]
-    assert program("run", study)[0] == 0 and "9 fresh" in program("status", study)[1]
+    assert program("run", study)[0] == 0 and "10 fresh" in program("status", study)[1]
