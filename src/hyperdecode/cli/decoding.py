@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +79,8 @@ def decode(
     faces = {subject: layout.reconstruction(subject, name, "") for subject in config.subjects}
     say(console, *(f"Faces of sub-{subject}: {folder}" for subject, folder in faces.items()))
     if name != config.decoding.model:
-        beside = f'beside = ["{name}"] in [decoding] of study.toml, then '
+        wanted = json.dumps([*config.decoding.beside, name])
+        beside = f"beside = {wanted} in [decoding] of study.toml, then "
         say(console, f"Next: {'' if name in config.decoding.beside else beside}hyperdecode run {study}")
     if as_json:
         answer({"model": name, "faces": faces, "scores": rows(table)})
