@@ -12,7 +12,7 @@ from PIL import Image
 from hyperdecode.errors import UserError
 from hyperdecode.report.publication.attributes import attributes_plate
 from hyperdecode.report.publication.experiment import Trials, _lit, experiment_plate
-from hyperdecode.report.publication.faces import choose_faces, methods_plate, shortened, ways_plate
+from hyperdecode.report.publication.faces import choose_faces, methods_plate, short_names, ways_plate
 from hyperdecode.report.publication.scores import scores_plate
 from hyperdecode.report.publication.style import (
     INCH,
@@ -186,5 +186,8 @@ def test_the_caption_of_the_experiment_counts_trials():
     assert "on for 1.5 s, flashing at 3.33 Hz, then the fixation target for 3 s" in said
 
 
-def test_long_names_keep_their_end():
-    assert shortened("test-0001", 9) == "test-0001" and shortened("test-0001", 5) == "\N{HORIZONTAL ELLIPSIS}0001"
+def test_long_names_lose_what_all_begin_with():
+    names = ["test-0012", "test-0015"]
+    assert short_names(names, 9) == names
+    assert short_names(names, 5) == ["0012", "0015"], "a number stays whole"
+    assert short_names(["a-long-name", "another"], 5) == ["\N{HORIZONTAL ELLIPSIS}name", "\N{HORIZONTAL ELLIPSIS}ther"]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
 from hyperdecode.report.interpolation import mixed
-from hyperdecode.report.publication.faces import ChosenFaces, score_words, shortened
+from hyperdecode.report.publication.faces import ChosenFaces, score_words, short_names
 from hyperdecode.report.publication.style import (
     SMALLEST,
     TWO_COLUMNS,
@@ -29,6 +29,8 @@ NAMES, HEAD, FOOT, GAP, BETWEEN = 14.0, 4.2, 8.5, 0.7, 1.8
 """Millimetres: names on the left, headings, the axis below, between two faces, between two rows."""
 FACES, WORDS = 92.0, 17.0
 """Millimetres of a row's faces, and of the attributes' names beside its bars."""
+LETTERS = 10
+"""That a name has room for."""
 LIGHT = "#c3c8cf"
 
 
@@ -52,12 +54,13 @@ def attributes_plate(
     side = (FACES - (steps - 1) * GAP) / steps
     height = HEAD + n * (side + BETWEEN) - BETWEEN + FOOT
     span = float(np.ceil(2 * np.abs(scores).max(initial=1.0)) / 2)
+    names = short_names(chosen.names, LETTERS)
     with styled():
         canvas = new_canvas(TWO_COLUMNS, height)
         _headings(canvas, steps, side, height)
         for row in range(n):
             top = HEAD + row * (side + BETWEEN)
-            name = f"{shortened(chosen.names[row], 10)}\n{score_words(chosen.scores[row])}"
+            name = f"{names[row]}\n{score_words(chosen.scores[row])}"
             canvas.text(0, 1 - (top + side / 2) / height, name, ha="left", va="center", fontsize=SMALLEST)
             for step in range(steps):
                 place_picture(canvas, ways[row, step], NAMES + step * (side + GAP), top, side)

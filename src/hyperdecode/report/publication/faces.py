@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -21,7 +22,7 @@ from hyperdecode.report.publication.style import (
     styled,
 )
 
-__all__ = ["ChosenFaces", "choose_faces", "methods_plate", "score_words", "shortened", "ways_plate"]
+__all__ = ["ChosenFaces", "choose_faces", "methods_plate", "score_words", "short_names", "ways_plate"]
 
 Pictures = NDArray[np.uint8]
 
@@ -163,19 +164,23 @@ def _grid(rows: Sequence[tuple[str, Pictures]], chosen: ChosenFaces) -> Canvas:
             )
             for column in range(n):
                 place_picture(canvas, pictures[column], left + column * (side + GAP), top, side)
-        most = int(side / (SMALLEST * LETTER))
-        for column, (name, score) in enumerate(zip(chosen.names, chosen.scores, strict=True)):
+        names = short_names(chosen.names, int(side / (SMALLEST * LETTER)))
+        for column, (name, score) in enumerate(zip(names, chosen.scores, strict=True)):
             x = (left + column * (side + GAP) + side / 2) / width
-            canvas.text(
-                x, 1 - (HEAD - 1.0) / height, shortened(name, most), ha="center", va="bottom", fontsize=SMALLEST
-            )
+            canvas.text(x, 1 - (HEAD - 1.0) / height, name, ha="center", va="bottom", fontsize=SMALLEST)
             canvas.text(x, 0.4 / height, score_words(score), ha="center", va="bottom", fontsize=SMALLEST)
     return canvas
 
 
-def shortened(name: str, most: int) -> str:
-    """Return a name of at most so many letters: its end tells faces apart."""
-    return name if len(name) <= most else f"\N{HORIZONTAL ELLIPSIS}{name[-max(most - 1, 1) :]}"
+def short_names(names: Sequence[str], most: int) -> list[str]:
+    """Return names of at most so many letters, without what all begin with where they are longer."""
+    if max(map(len, names)) <= most:
+        return list(names)
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    # A number that only begins alike stays whole.
+    shared = len("".join(letters[0] for letters in same).rstrip("0123456789"))
+    ends = [name[shared:] or name for name in names]
+    return [end if len(end) <= most else f"\N{HORIZONTAL ELLIPSIS}{end[-max(most - 1, 1) :]}" for end in ends]
 
 
 def score_words(score: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
@@ -40,6 +41,8 @@ ONE_COLUMN, TWO_COLUMNS = 88.0, 180.0
 INCH = 25.4
 SMALLEST, LARGEST = 6.0, 8.0
 """Points of type; journals ask for 5 to 8 in print."""
+PICTURE = "picture"
+"""Mark of what `place_picture` placed."""
 FACE_DPI = 400
 """Pixels an inch of faces: what print shows of them."""
 METADATA: dict[str, dict[str, str | None]] = {
@@ -103,8 +106,7 @@ def place_picture(canvas: Canvas, picture: NDArray[np.uint8], left: float, top: 
     pixels = round(side / INCH * FACE_DPI)
     if picture.shape[0] > pixels:
         picture = np.asarray(Image.fromarray(picture).resize((pixels, pixels), Image.Resampling.LANCZOS))
-    # Stored in a PDF as it is, pixel by pixel.
-    axes.imshow(picture, interpolation="none")
+    axes.imshow(picture, gid=PICTURE)
     axes.set_axis_off()
     return axes
 
@@ -139,6 +141,10 @@ def written(canvas: Canvas, form: str, dpi: int) -> bytes:
         raise UserError(f"figures are written as {' or '.join(FORMATS)}, not {form!r}")
     stream = io.BytesIO()
     FigureCanvasAgg(canvas)
+    for image in canvas.findobj(AxesImage):
+        if image.get_gid() == PICTURE:
+            # A PDF keeps its pixels as they are; a PNG has others, and takes means of them.
+            image.set_interpolation("none" if form == "pdf" else "hanning")
     with styled():
         canvas.savefig(stream, format=form, dpi=dpi, metadata=METADATA[form])
     return stream.getvalue()
