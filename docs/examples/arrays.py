@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Arrays only
 #
-# You have responses of voxels and latents of what was shown, from wherever. No study
-# folder, no BIDS, no command: arrays in, latents, scores and faces out. Here the
-# responses are simulated, so that the truth is known.
+# You have responses of voxels and latents of what was shown, from wherever. No
+# study folder, no BIDS, no command: arrays in, latents, scores and faces out.
+# Here the responses are simulated, so that the truth is known.
 
 # %%
 import matplotlib.pyplot as plt
@@ -13,7 +13,10 @@ import torch
 from hyperdecode.decoding.ridge import RidgeDecoder
 from hyperdecode.evaluation.identification import win_rates
 from hyperdecode.evaluation.metrics import correlation_scores
-from hyperdecode.evaluation.permutation import null_statistics, pairing_permutation_test
+from hyperdecode.evaluation.permutation import (
+    null_statistics,
+    pairing_permutation_test,
+)
 from hyperdecode.evaluation.summary import evaluate_latents
 from hyperdecode.generators import load_generator
 from hyperdecode.split import Split
@@ -23,8 +26,8 @@ generator = load_generator("mobilestylegan-ffhq")
 # %% [markdown]
 # ## Faces with known latents
 #
-# 400 training faces are shown once, 12 test faces ten times. The generator draws a
-# small picture of any latent through its early exit at 128 px.
+# 400 training faces are shown once, 12 test faces ten times. The generator draws
+# a small picture of any latent through its early exit at 128 px.
 
 # %%
 n_train, n_test, repeats = 400, 12, 10
@@ -39,8 +42,8 @@ print(f"{len(shown)} trials, latents of {latents.shape[1]} dimensions")
 # %% [markdown]
 # ## Responses
 #
-# 1500 voxels, each a random mix of latent dimensions, with noise: 0.5 % of a voxel's
-# variance over single trials is signal.
+# 1500 voxels, each a random mix of latent dimensions, with noise: 0.5 % of a
+# voxel's variance over single trials is signal.
 
 # %%
 rng = np.random.default_rng(0)
@@ -52,8 +55,8 @@ responses = signal + noise_sd * rng.normal(size=signal.shape)
 # %% [markdown]
 # ## Decode
 #
-# A `Split` gives each stimulus one role. `training` hands out training rows alone;
-# test trials come averaged over repeats.
+# A `Split` gives each stimulus one role. `training` hands out training rows
+# alone; test trials come averaged over repeats.
 
 # %%
 split = Split.of(stimuli, roles)
@@ -92,8 +95,8 @@ print(f"identification {test.statistic:.4f}, p {test.p_value:.4f}")
 # %% [markdown]
 # ## Faces
 #
-# What was shown (top) and what was decoded (below), best to worst by similarity to
-# its own face. All are there: a chosen few would show nothing.
+# What was shown (top) and what was decoded (below), best to worst by similarity
+# to its own face. All are there: a chosen few would show nothing.
 
 # %%
 order = np.argsort(-np.diag(similarity))

@@ -2,10 +2,10 @@
 
     python docs/examples/make.py [NAME ...]
 
-An example is a script in cells (`# %%` code, `# %% [markdown]` text): an editor that
-knows notebooks opens it as one. Its page has the text, the code, what the code printed,
-and the figures that it left open; the page's first line has the script's hash, by which
-a test sees that the page is not older than the script.
+An example is a script in cells (`# %%` code, `# %% [markdown]` text): an editor
+that knows notebooks opens it as one. Its page has the text, the code, what the code
+printed, and the figures that it left open; the page's first line has the script's
+hash, by which a test sees that the page is not older than the script.
 """
 
 from __future__ import annotations

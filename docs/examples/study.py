@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A whole study
 #
-# From no data at all to a report, by seven commands. The participants are simulated:
-# `simulate` puts their BOLD where a scanner's would be, and what was planted is read
-# by no other command.
+# From no data at all to a report, by seven commands. The participants are
+# simulated: `simulate` puts their BOLD where a scanner's would be, and what was
+# planted is read by no other command.
 #
 # ```bash
 # hyperdecode init study --preset quick      # a third of the paper's trials
@@ -15,9 +15,9 @@
 # hyperdecode status study
 # ```
 #
-# `hyperdecode demo study --quick` is the same in one. This page looks at what they
-# leave, in Python. Say in `EXAMPLE_STUDY` where yours lies (default: `demo`, which
-# `make demo QUICK=1` makes).
+# `hyperdecode demo study --quick` is the same in one. This page looks at what
+# they leave, in Python. Say in `EXAMPLE_STUDY` where yours lies (default:
+# `demo`, which `make demo QUICK=1` makes).
 
 # %%
 import os
@@ -37,8 +37,9 @@ from hyperdecode.study.stimulus_set import read_stimuli
 
 folder = Path(os.environ.get("EXAMPLE_STUDY", "demo"))
 if not (folder / "table.tsv").exists():
-    raise SystemExit(f"no analysed study at {folder}: `make demo QUICK=1` makes one")
-config, layout, stimuli = read_config(folder), Layout(folder), read_stimuli(folder)
+    raise SystemExit(f"no analysed study at {folder}: run `make demo QUICK=1`")
+config, layout = read_config(folder), Layout(folder)
+stimuli = read_stimuli(folder)
 subject, model = config.subjects[0], config.decoding.model
 counts = " and ".join(
     f"{len(stimuli.names(role))} {role}" for role in ("train", "test")
@@ -49,20 +50,22 @@ print(f"{config.name}: {counts} faces, decoder {model}")
 # ## The scores
 #
 # `table.tsv` has a row a metric and subject, beside each score what the best
-# predictor reaches that never saw the brain, and the p of the permuted pairing. The
-# verdict of the report rests on identification.
+# predictor reaches that never saw the brain, and the p of the permuted pairing.
+# The verdict of the report rests on identification.
 
 # %%
 table = pd.read_csv(layout.table, sep="\t")
 columns = ["subject", "metric", "decoder", "best_blind_score", "p_value"]
 rows = table["metric"].isin(["identification", "cosine", "lsim"])
 print(
-    table.loc[rows & (table["model"] == model), columns].round(4).to_string(index=False)
+    table.loc[rows & (table["model"] == model), columns]
+    .round(4)
+    .to_string(index=False)
 )
 
 # %% [markdown]
-# Latent similarity (`lsim`) is high for the best blind predictor already: a score
-# alone says little.
+# Latent similarity (`lsim`) is high for the best blind predictor already: a
+# score alone says little.
 
 # %% [markdown]
 # ## The faces
@@ -86,9 +89,10 @@ figure.subplots_adjust(wspace=0.03, hspace=0.03)
 # %% [markdown]
 # ## A decoder of your own on the study's trials
 #
-# What the mask step left is an array of trials x voxels with its split into training
-# and test. Any estimator will do. Here plain ridge on fewer and fewer voxels, those
-# of highest mean z first; the mean over *training* trials chooses them.
+# What the mask step left is an array of trials x voxels with its split into
+# training and test. Any estimator will do. Here plain ridge on fewer and fewer
+# voxels, those of highest mean z first; the mean over *training* trials chooses
+# them.
 
 # %%
 trials = read_trials(layout, stimuli, subject, config.decoding.space)
@@ -107,8 +111,9 @@ for n_voxels in (len(strongest), len(strongest) // 4, len(strongest) // 16):
 # %% [markdown]
 # ## Which attributes came through
 #
-# Scores of decoded and true latents along gender, age, eyeglasses, smile and pose: r
-# over test faces, its interval, and the false discovery rate over the five.
+# Scores of decoded and true latents along gender, age, eyeglasses, smile and
+# pose: r over test faces, its interval, and the false discovery rate over the
+# five.
 
 # %%
 path = layout.decoded(subject, model, "attributescores.tsv")
