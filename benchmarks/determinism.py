@@ -171,7 +171,7 @@ def distance(first: Path, second: Path) -> Distance:
         return _arrays(
             "images", *({str(k): a.data for k, a in enumerate(nib.load(p).darrays)} for p in (first, second))
         )
-    if suffix in (".png", ".jpg"):
+    if suffix in (".png", ".jpg", ".webp"):
         return _pictures(first.read_bytes(), second.read_bytes())
     if suffix == ".tsv":
         return _tables(*(_table(path) for path in (first, second)))
@@ -212,7 +212,7 @@ def _largest(values: NDArray[Any]) -> float:
 
 def _pictures(first: bytes, second: bytes) -> Distance:
     pictures = [Image.open(io.BytesIO(data)) for data in (first, second)]
-    kind = "JPEG pictures" if pictures[0].format == "JPEG" else "pictures"
+    kind = "JPEG pictures" if pictures[0].format in ("JPEG", "WEBP") else "pictures"
     a, b = (np.asarray(picture.convert("RGB"), np.int16) for picture in pictures)
     return Distance(kind, math.inf if a.shape != b.shape else float(np.abs(a - b).max()))
 
@@ -245,7 +245,10 @@ def _column(first: pd.Series[Any], second: pd.Series[Any]) -> float:
 
 
 HASH = re.compile(r"\b[0-9a-f]{64}\b")
-URI = re.compile(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
+URI = re.compile(
+    r"(?:data:image/(?:png|jpeg);base64,|<script type=\"text/plain\" id=\"sheet-[\d-]+\">)([A-Za-z0-9+/=]+)"
+)
+"""A picture in a report: of the page, or a sheet that its script decodes."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 

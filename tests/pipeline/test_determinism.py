@@ -1,5 +1,6 @@
 """A study that is made twice has the same bytes: in another folder, on another day, with another order of sets."""
 
+import base64
 import io
 import json
 import math
@@ -58,6 +59,7 @@ def pair(tmp_path):
         (folder / "words.json").write_text(json.dumps({"n": [1, 2.5], "sha256": "ab" * 32, "said": "0.25 of 4"}))
         (folder / "page.png").write_bytes(png.getvalue())
         picture.save(folder / "strip.jpg")
+        picture.save(folder / "sheet.webp")
         save_file({"latents": np.array([[1.0, -4.0]], np.float32)}, folder / "latents.safetensors")
         nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.float32), np.eye(4)), folder / "map.nii.gz")
         save_surface([1, 2], folder / "map.func.gii")
@@ -70,8 +72,6 @@ def save_surface(values, path):
 
 
 def determinism_uri(png):
-    import base64
-
     return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
@@ -107,6 +107,8 @@ def test_distances_by_kind(pair):
     assert found["map.func.gii"]() == determinism.Distance("images", 0.5, "0")
     Image.fromarray(np.full((10, 10, 3), 7, np.uint8)).save(second / "strip.jpg")
     assert found["strip.jpg"]().kind == "JPEG pictures" and found["strip.jpg"]().value > 100
+    Image.fromarray(np.full((10, 10, 3), 7, np.uint8)).save(second / "sheet.webp")
+    assert found["sheet.webp"]().kind == "JPEG pictures" and found["sheet.webp"]().value > 100
     (second / "table.tsv").write_text("face\tscore\na\t0.75\nb\tn/a\n")
     assert found["table.tsv"]() == determinism.Distance("tables", 0.25, "score")
     (second / "words.json").write_text(json.dumps({"n": [1, 2.5], "sha256": "ac" * 32, "said": "0.5 of 4"}))
@@ -118,6 +120,10 @@ def test_distances_by_kind(pair):
     png = (second / "page.png").read_bytes()
     (second / "report.html").write_text(f"<p>p = 0.012, {'cd' * 32}</p>{determinism_uri(png)}")
     assert found["report.html"]() == determinism.Distance("pictures", 248.0)
+    for folder in (first, second):
+        sheet = base64.b64encode((folder / "sheet.webp").read_bytes()).decode()
+        (folder / "report.html").write_text(f'<script type="text/plain" id="sheet-0-11">{sheet}</script>')
+    assert found["report.html"]().kind == "JPEG pictures" and found["report.html"]().value > 100
 
 
 def test_the_rounding_of_zeros_is_no_difference(pair):
