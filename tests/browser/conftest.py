@@ -26,6 +26,7 @@ from tests.report.test_moves import face_moves
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ALONE = ("--disable-background-networking", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND")
 N = 6
+TIED = (0.1, 0.9, 0.2, 0.9, 0.3, 0.4)
 COSINES = {"sub-01": (0.5, 0.9, 0.1, 0.4, 0.3, 0.2), "sub-02": (0.5, 0.7, 0.2, 0.4, 0.3, 0.95)}
 
 
@@ -91,7 +92,7 @@ def _data():
         SubjectReport(
             label=label,
             table=judged.table,
-            per_face=judged.per_face.assign(cosine=cosines),
+            per_face=judged.per_face.assign(cosine=cosines, r_squared=TIED),
             reconstructions=np.stack([solid((10, 40 * i, 90)) for i in range(N)]),
             n_voxels=2048,
             n_training_trials=384,
@@ -124,4 +125,4 @@ def _data():
 def _slices():
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 14)] * 3, indexing="ij"))
     brain = nib.Nifti1Image((np.sqrt((grid**2).sum(0)) < 0.9).astype(np.float32), np.diag([6.0, 6, 6, 1]))
-    return interactive_slices(nib.Nifti1Image(grid[0].astype(np.float32) + 2, brain.affine), brain, title="A map")
+    return interactive_slices(nib.Nifti1Image(grid[0].astype(np.float32) + 1, brain.affine), brain, title="A map")

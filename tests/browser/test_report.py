@@ -50,6 +50,10 @@ def test_faces_are_sorted_and_the_extremes_stay_in_sight(opened):
         assert order_of(page) == expected
         assert pins_of(page) == extremes and sorted(marks_of(page)) == sorted(extremes), order
         assert page.locator("#pins > li").all()[2].is_visible()
+    assert page.inner_text("#pins > li h3") == f"Best {MEAN[RANKED[0]]:.3f}"
+    page.select_option("#by", "r_squared")
+    assert page.inner_text("#pins > li h3").endswith(", one of 2"), "tied faces are said to be"
+    page.select_option("#by", "cosine")
     assert "mean over subjects" in page.get_attribute("#pins", "aria-label")
     page.select_option("#of", "1")
     page.select_option("#order", "best")
