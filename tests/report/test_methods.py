@@ -100,6 +100,12 @@ def test_simulated_subjects_are_said_to_be_simulated():
     assert "sub-02 were simulated, not measured" in methods_text(config(), replace(FACTS, simulated=["sub-02"]))
 
 
+def test_maps_made_elsewhere_are_said_to_be():
+    text = methods_text(config(), replace(FACTS, source="estimates", model={}, bold=["One map (sub-01)."]))
+    assert "maps of 2 subjects, 384 / 380 training trials and 96 trials of test faces, were estimated elsewhere" in text
+    assert "One map (sub-01)" not in text
+
+
 def test_the_papers_null_is_named_where_it_is_used():
     text = methods_text(config(evaluation={"preset": "hyper-paper"}), replace(FACTS, null="random latents"))
     assert "the others are against random latents of the generator (Dado et al., 2022)" in text

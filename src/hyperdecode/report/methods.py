@@ -174,7 +174,12 @@ def _stimuli(config: StudyConfig, facts: MethodsFacts) -> str:
 
 def _bold(config: StudyConfig, facts: MethodsFacts) -> str:
     bold, text = config.bold, " ".join(("Responses.", *facts.bold))
-    if facts.source == "fmriprep":
+    if facts.source == "estimates":
+        text = (
+            f"Responses. Single-trial maps of {_subjects(facts.subjects)}, {_each(facts.n_training)} training trials and "
+            f"{_each(facts.n_test)} trials of test faces, were estimated elsewhere and taken as they are."
+        )
+    elif facts.source == "fmriprep":
         text = text.replace("fMRIPrep (", "fMRIPrep [fmriprep] (", 1)
     elif facts.source == "raw" and "MNI" in text:
         text += " MNI space was that of the ICBM 2009c nonlinear asymmetric template [mni]."
