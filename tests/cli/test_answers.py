@@ -15,8 +15,9 @@ import pandas as pd
 import pytest
 import typer
 
-from hyperdecode.cli import answer
+from hyperdecode.cli import answer, shared
 from hyperdecode.cli.main import app
+from hyperdecode.errors import UserError
 from hyperdecode.pipeline.run import run_study
 from hyperdecode.study.settings import BoldSettings
 from hyperdecode.study.stimulus_set import read_stimuli
@@ -86,6 +87,12 @@ def test_the_shell_completes_commands_and_flags(typed, offered):
     environment = os.environ | asked | {"_HYPERDECODE_COMPLETE": "complete_bash"}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert offered in said.stdout.split()
+
+
+def test_of_several_subjects_one_must_be_named():
+    assert shared.one_subject(settings(), "") == shared.one_subject(settings(), "sub-01") == "01"
+    with pytest.raises(UserError, match="Give --subject, one of 01, 02"):
+        shared.one_subject(settings(subjects=["01", "02"]), "")
 
 
 def test_what_is_no_number_is_null(capsys):
