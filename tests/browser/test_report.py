@@ -136,7 +136,7 @@ def test_the_keyboard_reaches_every_control(opened):
     assert zooms == 3 * (N + 3), "each picture of the gallery and of the pins"
 
 
-def test_slices_of_a_map_answer_to_a_click(opened):
+def test_slices_of_a_map_answer_to_a_click_and_to_keys(opened):
     page = opened()
     frame = page.locator("iframe.slices")
     frame.scroll_into_view_if_needed()
@@ -146,7 +146,15 @@ def test_slices_of_a_map_answer_to_a_click(opened):
     before, box = canvas.screenshot(), canvas.bounding_box()
     canvas.click(position={"x": box["width"] * 0.2, "y": box["height"] * 0.35})
     page.wait_for_timeout(300)
-    assert canvas.screenshot() != before
+    clicked = canvas.screenshot()
+    assert clicked != before
+    canvas.focus()
+    said = set()
+    for key in ("ArrowRight", "ArrowUp", "PageDown"):
+        page.keyboard.press(key)
+        said.add(canvas.get_attribute("aria-label"))
+    assert len(said) == 3 and all(" mm. " in text for text in said)
+    assert canvas.screenshot() != clicked
 
 
 def test_methods_are_copied_as_plain_text(opened):

@@ -23,6 +23,28 @@ VOXEL_SIZES = (2.0, 2.5, 3.0, 4.0, 6.0)
 ICON = re.compile(r"<link\s+rel=\"icon\"[^>]*>", re.DOTALL)
 NAMED = re.compile(r"div_viewer-([0-9a-f]{32})")
 """What nilearn calls a viewer: a name drawn anew each time. Alone in its document it may have a fixed one."""
+MADE = re.compile(r"\bbrain = (?=brainsprite\()")
+KEYS = """<script>
+(() => {
+  const canvas = document.querySelector("canvas");
+  const moves = {
+    ArrowLeft: ["X", -1], ArrowRight: ["X", 1], PageDown: ["Y", -1], PageUp: ["Y", 1],
+    ArrowDown: ["Z", -1], ArrowUp: ["Z", 1] };
+  const say = where => canvas.setAttribute("aria-label",
+    "Three crossing slices" + where + ". Arrow keys move left, right, down and up, page keys back and forth.");
+  canvas.tabIndex = 0; canvas.setAttribute("role", "img"); say("");
+  canvas.addEventListener("keydown", event => {
+    const viewer = window.viewer, move = moves[event.key];
+    if (!viewer || !move) return;
+    event.preventDefault();
+    const [axis, step] = move, at = viewer.numSlice, mm = viewer.coordinatesSlice;
+    at[axis] = Math.max(0, Math.min(viewer.nbSlice[axis] - 1, at[axis] + step));
+    viewer.init(); viewer.drawAll();
+    say(" at " + ["X", "Y", "Z"].map(name => Math.round(mm[name])).join(", ") + " mm");
+  });
+})();
+</script>"""
+"""Keys for nilearn's viewer, which answers to a pointer alone."""
 REMOTE = re.compile(r"(?:src|href)\s*=\s*[\"']?\s*(?:https?:)?//|url\(\s*[\"']?(?:https?:)?//|@import", re.IGNORECASE)
 
 
@@ -99,7 +121,7 @@ def _document(img: Any, background: Any, style: dict[str, Any]) -> str:
         raise UserError(
             f"nilearn's viewer would ask for {page[found.start() : found.start() + 60]!r}: please report this"
         )
-    return page
+    return MADE.sub("brain = window.viewer = ", page).replace("</body>", f"{KEYS}</body>", 1)
 
 
 def _frame(page: str, title: str) -> Markup:
