@@ -176,8 +176,8 @@ def _bold(config: StudyConfig, facts: MethodsFacts) -> str:
     bold, text = config.bold, " ".join(("Responses.", *facts.bold))
     if facts.source == "estimates":
         text = (
-            f"Responses. Single-trial maps of {_subjects(facts.subjects)}, {_each(facts.n_training)} training trials and "
-            f"{_each(facts.n_test)} trials of test faces, were estimated elsewhere and taken as they are."
+            f"Responses. Single-trial maps of {_subjects(facts.subjects)}, {_each(facts.n_training)} training trials "
+            f"and {_each(facts.n_test)} trials of test faces, were estimated elsewhere and taken as they are."
         )
     elif facts.source == "fmriprep":
         text = text.replace("fMRIPrep (", "fMRIPrep [fmriprep] (", 1)
