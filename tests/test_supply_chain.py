@@ -227,6 +227,9 @@ NETWORK = {
 CALLS = {"load_state_dict_from_url", "download_url_to_file", "urlretrieve", "urlopen", "system", "popen"}
 """Functions of other modules that do."""
 ALLOWED = {
+    ("cli/explore.py", "webbrowser"),  # its own page, on this computer
+    ("explorer/newest.py", "asyncio"),  # one picture at a time
+    ("explorer/server.py", "socket"),  # listens on 127.0.0.1
     ("pipeline/processes.py", "socket"),  # the name of this computer
     ("pipeline/processes.py", "subprocess"),  # ps, where there is no /proc
     ("pipeline/validate.py", "subprocess"),  # the BIDS validator, without the right to the network
