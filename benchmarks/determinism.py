@@ -1,7 +1,7 @@
 """Make a study twice and compare every file: bit for bit, or, across thread counts, by how far files lie apart.
 
     python benchmarks/determinism.py                   # the quick demo twice, one thread each, side by side
-    python benchmarks/determinism.py --study small     # all of its steps on fewer faces: what CI runs
+    python benchmarks/determinism.py --study small     # all of its steps on fewer faces
     python benchmarks/determinism.py --threads 2       # twice with two threads, one after the other
     python benchmarks/determinism.py --threads 1 2     # one thread, then two: measured distances by kind of file
     python benchmarks/determinism.py --workers 1 2     # one process, then two workers, one thread each: bit for bit
@@ -53,7 +53,8 @@ CACHES = ("__pycache__",)
 LATER = 3.0
 """Seconds between the two starts: more than the resolution of any time in a file."""
 
-SMALL: dict[str, dict[str, Any]] = {
+SMALL: dict[str, Any] = {
+    "name": "small study",
     "stimuli": {"n_train": 24, "n_test": 4, "test_repeats": 3, "render": 256},
     "schedule": {"n_runs": 2},
     "simulation": {"voxel_size": 5.0},
@@ -321,12 +322,10 @@ def make(kind: str, study: Path, threads: int, workers: int = 1) -> None:
     from hyperdecode.cli.main import app
     from hyperdecode.study.config import preset, write_config
 
-    commands = [["demo", str(study), "--quick"]]
-    if kind == "small" or workers > 1:
-        changes = {"name": "small study", **SMALL} if kind == "small" else {"name": "hyperdecode demo (quick)"}
-        write_config(study, preset("quick", **changes))
-        spread = [] if workers == 1 else ["--workers", str(workers)]
-        commands = [["stimuli", str(study), *spread], ["simulate", str(study)], ["run", str(study), *spread]]
+    write_config(study, preset("quick", **(SMALL if kind == "small" else {})))
+    spread = [] if workers == 1 else ["--workers", str(workers)]
+    # What `demo --quick` does, and the copies of stimuli that are shown on a screen.
+    commands = [["stimuli", str(study), *spread], ["simulate", str(study)], ["run", str(study), *spread]]
     for command in commands:
         app(["--threads", str(threads * workers), *command], prog_name="hyperdecode", standalone_mode=False)
 
