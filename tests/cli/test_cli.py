@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import hyperdecode
 from hyperdecode.cli import main, shared, study
+from hyperdecode.pipeline import run as run_module
 from hyperdecode.study import config
 
 # The program prints these warnings; as errors they would be tracebacks.
@@ -193,12 +194,14 @@ def test_one_step_again(done, program):
 
 def test_the_demo(program, tmp_path, monkeypatch):
     monkeypatch.setitem(config.PRESETS, "quick", ("tiny", TINY))
+    work, workers = run_module.run_study, []
+    monkeypatch.setattr(run_module, "run_study", lambda *a, **k: workers.append(k["where"].workers) or work(*a, **k))
     out = tmp_path / "demo"
     code, said, _ = program("demo", out, "--quick", "--seed", "1")
     assert code == 0 and "largest difference 0 of 255" in said and "BOLD: simulated sub-01." in said
     assert "What was seen was decoded" in said and (out / "report.html").exists()
-    code, said, _ = program("demo", out, "--quick", "--seed", "1")
-    assert code == 0 and "nothing was done again" in said
+    code, said, _ = program("demo", out, "--quick", "--seed", "1", "--workers", "2")
+    assert code == 0 and "nothing was done again" in said and workers == [1, 2]
     before = contents(out)
     assert "other settings: give --force" in program.refuses("demo", out, "--quick", "--seed", "2")
     other = tmp_path / "other"

@@ -78,7 +78,7 @@ def run(
         str | None,
         typer.Option(
             help="Only this step: realign, anatomy, register, bold, hrf, zmaps, mask, decode, posterior, ceiling, "
-            "reconstruct, evaluate, baselines, map or report."
+            "reconstruct, evaluate, baselines, map, moves or report."
         ),
     ] = None,
     skip_failed: SkipFailed = False,
@@ -123,12 +123,14 @@ def report(study: StudyFolder, as_json: AsJson = False, force: Force = False) ->
 
 def demo(
     out: Annotated[Path, typer.Argument(help="Folder to make the demo study in.", show_default=False)],
-    quick: Annotated[bool, typer.Option("--quick", help="A third of the trials; minutes instead of ten.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the trials: minutes.")] = False,
     seed: Seed = 0,
+    workers: WorkerCount = 1,
     force: Force = False,
 ) -> None:
     """Run the whole chain on simulated subjects: faces, BOLD, z-maps, decoded latents, faces again, report."""
     from hyperdecode.errors import UserError
+    from hyperdecode.pipeline.cluster import Where
     from hyperdecode.study.config import CONFIG_NAME, preset, read_config, write_config
 
     console = Console()
@@ -141,10 +143,11 @@ def demo(
         raise UserError(f"{out} is not empty and is no study: give a new folder")
     write_config(out, config)
     generator = shared.study_generator(config, console)
-    made = shared.study_stimuli(out, config, generator, console, force)
+    where = Where(workers)
+    made = shared.study_stimuli(out, config, generator, console, force, where)
     shared.check_pictures(made, generator, 8, console)
     _simulate(out, config, made, generator, console, force)
-    _run(out, config, made, generator, console, force=force)
+    _run(out, config, made, generator, console, force=force, where=where)
 
 
 def _simulate(
