@@ -55,6 +55,7 @@ LATER = 3.0
 
 SMALL: dict[str, Any] = {
     "name": "small study",
+    "subjects": ["01"],
     "stimuli": {"n_train": 24, "n_test": 4, "test_repeats": 3, "render": 256},
     "schedule": {"n_runs": 2},
     "simulation": {"voxel_size": 5.0},
@@ -64,7 +65,7 @@ SMALL: dict[str, Any] = {
     "mapping": {"readout": "linear", "n_permutations": 200},
     "report": {"moves_px": 64},
 }
-"""What the small study changes of the quick preset: all steps of the quick demo in two or three minutes of one core."""
+"""What the small study changes of the quick preset: all steps of the quick demo in about a minute of one core."""
 
 TOLERANCES = {
     "tensors": 1e-5,
