@@ -71,12 +71,12 @@ TOLERANCES = {
     "tensors": 1e-5,
     "images": 1e-5,
     "pictures": 2.0,
-    "JPEG pictures": 16.0,
+    "lossy pictures": 1.0,
     "tables": 1e-4,
     "numbers in text": 1e-4,
 }
-"""Largest distance that two thread counts may give, by kind of file: see `Distance`. A coefficient of a JPEG that is
-rounded the other way moves a pixel by several grey levels."""
+"""Largest distance that two thread counts may give, by kind of file: see `Distance`."""
+LOSSY = ("JPEG", "WEBP")
 ZERO = 1e-6
 """An array without a value above this share of its file's largest is the rounding of zeros, and measured by that."""
 
@@ -89,8 +89,9 @@ class Distance:
     ----------
     kind : str
         ``tensors`` (safetensors, Zarr) and ``images`` (NIfTI, GIFTI): largest difference, as a share of the largest
-        value of that array; ``pictures`` (PNG) and ``JPEG pictures``: grey levels; ``tables`` (TSV) and ``numbers in
-        text`` (JSON, TOML, HTML): absolute, relative where a value is above 1.
+        value of that array; ``pictures`` (PNG): largest difference in grey levels; ``lossy pictures`` (JPEG, WebP):
+        root mean square of the differences in grey levels, for a pixel may turn a coefficient of its whole block;
+        ``tables`` (TSV) and ``numbers in text`` (JSON, TOML, HTML): absolute, relative where a value is above 1.
     value : float
         Infinite where words, shapes or names differ.
     where : str
@@ -215,9 +216,12 @@ def _largest(values: NDArray[Any]) -> float:
 
 def _pictures(first: bytes, second: bytes) -> Distance:
     pictures = [Image.open(io.BytesIO(data)) for data in (first, second)]
-    kind = "JPEG pictures" if pictures[0].format in ("JPEG", "WEBP") else "pictures"
-    a, b = (np.asarray(picture.convert("RGB"), np.int16) for picture in pictures)
-    return Distance(kind, math.inf if a.shape != b.shape else float(np.abs(a - b).max()))
+    a, b = (np.asarray(picture.convert("RGB"), np.float64) for picture in pictures)
+    if a.shape != b.shape:
+        return Distance("pictures", math.inf)
+    if pictures[0].format in LOSSY:
+        return Distance("lossy pictures", float(np.sqrt(np.mean((a - b) ** 2))))
+    return Distance("pictures", float(np.abs(a - b).max()))
 
 
 def _number(first: float, second: float) -> float:
