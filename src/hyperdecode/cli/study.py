@@ -126,6 +126,8 @@ def demo(
     quick: Annotated[bool, typer.Option("--quick", help="A third of the trials: minutes.")] = False,
     seed: Seed = 0,
     workers: WorkerCount = 1,
+    scheduler: Scheduler = "",
+    slurm: Slurm = None,
     force: Force = False,
 ) -> None:
     """Run the whole chain on simulated subjects: faces, BOLD, z-maps, decoded latents, faces again, report."""
@@ -143,7 +145,7 @@ def demo(
         raise UserError(f"{out} is not empty and is no study: give a new folder")
     write_config(out, config)
     generator = shared.study_generator(config, console)
-    where = Where(workers)
+    where = Where(workers, scheduler, slurm)
     made = shared.study_stimuli(out, config, generator, console, force, where)
     shared.check_pictures(made, generator, 8, console)
     _simulate(out, config, made, generator, console, force)
