@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -306,7 +307,7 @@ def _where(error: BaseException) -> str:
 
 
 def cases(total: int, only: str | None = None) -> dict[str, int]:
-    """Share a number of inputs among readers by their weight: reader -> inputs."""
+    """Share a number of inputs among readers by their weight, rounded up: reader -> inputs."""
     chosen = {name: target.share for name, target in TARGETS.items() if only is None or only in name}
     weight = sum(chosen.values())
-    return {name: max(1, round(total * share / weight)) for name, share in chosen.items()}
+    return {name: ceil(total * share / weight) for name, share in chosen.items()}
