@@ -11,8 +11,8 @@ RUN python -m venv /opt/hyperdecode && /opt/hyperdecode/bin/pip install ".[all]"
 FROM python:3.12-slim-bookworm
 COPY --from=build /opt/hyperdecode /opt/hyperdecode
 # Weights lie in a volume; whoever runs the container may write there, by --user too.
-RUN useradd --create-home --uid 1000 hyperdecode && mkdir --mode=1777 /weights && mkdir --mode=1777 /data
-ENV PATH=/opt/hyperdecode/bin:$PATH HYPERDECODE_CACHE=/weights MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
+RUN useradd --create-home --uid 1000 hyperdecode && mkdir --mode=1777 /weights && mkdir --mode=1777 /data /var/cache/hyperdecode
+ENV PATH=/opt/hyperdecode/bin:$PATH HYPERDECODE_CACHE=/weights MPLCONFIGDIR=/var/cache/hyperdecode/matplotlib NUMBA_CACHE_DIR=/var/cache/hyperdecode/numba
 USER 1000
 # Names of weights to put into the image; empty: each is fetched when a command first needs it.
 ARG WEIGHTS=""
